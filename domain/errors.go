@@ -1,0 +1,69 @@
+package domain
+
+import (
+	"errors"
+	"time"
+)
+
+// What a store answers, beside success and its own failures. Any other error
+// of a store means that it could not be asked.
+var (
+	// ErrNotFound: there is no such device.
+	ErrNotFound = errors.New("no such device")
+	// ErrExists: a device with that id is there already.
+	ErrExists = errors.New("device exists")
+	// ErrConflict: the record has moved on since it was read.
+	ErrConflict = errors.New("record has changed")
+	// ErrLeaseHeld: another holds the lease.
+	ErrLeaseHeld = errors.New("lease is held by another")
+	// ErrLeaseLost: the lease is not the caller's any more.
+	ErrLeaseLost = errors.New("lease is lost")
+)
+
+// What the use cases answer. Refused is not unreachable: only the first three
+// mean that somebody has to sign in again.
+var (
+	// ErrNoTicket: the request carries no ticket.
+	ErrNoTicket = errors.New("no ticket")
+	// ErrBadTicket: the ticket opens no device: it is malformed, its device is
+	// unknown or over, or its secret is wrong. The cookie can go.
+	ErrBadTicket = errors.New("ticket opens no device")
+	// ErrSignedOut: the device was there and ended while this request ran, by
+	// time, by a refusal of the auth server or by somebody's hand. The cookie can go.
+	ErrSignedOut = errors.New("device is signed out")
+	// ErrStore: the store could not be asked. Nothing is known, nothing may be cleared.
+	ErrStore = errors.New("store unavailable")
+	// ErrAuthUnavailable: the auth server could not be asked; it may pass.
+	ErrAuthUnavailable = errors.New("auth server unavailable")
+	// ErrAuthMisconfigured: the auth server refuses the broker itself, not the
+	// person. It needs an operator.
+	ErrAuthMisconfigured = errors.New("auth server refuses the broker")
+	// ErrInvalidGrant: the auth server refuses the refresh token for good
+	// (RFC 6749, section 5.2, invalid_grant).
+	ErrInvalidGrant = errors.New("refresh token refused")
+	// ErrNoRegistration: the auth server registers nobody.
+	ErrNoRegistration = errors.New("no registration here")
+	// ErrBadInput: what a person or script sent does not make sense.
+	ErrBadInput = errors.New("bad input")
+)
+
+// Refused is an auth server's answer to credentials that it does not accept.
+type Refused struct {
+	Status int    // the HTTP status that it answered
+	Detail string // its sentence, made for people; may be empty
+	Retry  time.Duration
+}
+
+func (e *Refused) Error() string { return "auth server refused: " + e.Detail }
+
+// Unavailable is a passing failure that says when to try again. It wraps the
+// outcome that it is a case of.
+type Unavailable struct {
+	Err   error
+	Retry time.Duration // 0 if unknown
+}
+
+func (e *Unavailable) Error() string { return e.Err.Error() }
+
+// Unwrap gives the outcome and its cause.
+func (e *Unavailable) Unwrap() error { return e.Err }

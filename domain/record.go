@@ -1,0 +1,77 @@
+package domain
+
+import (
+	"time"
+)
+
+// Owner is whose device it is. Two auth servers that know the same email
+// address are two owners; an email is an attribute, never an identity.
+type Owner struct {
+	Issuer  string // who vouches: the auth server's name, from the settings
+	Subject string // the person's stable name there
+}
+
+// IsZero reports whether there is no owner.
+func (o Owner) IsZero() bool { return o == Owner{} }
+
+// Tokens is what a refresh replaces, as one unit.
+type Tokens struct {
+	TokenType     string // as the auth server wrote it, "bearer" as a rule
+	Access        Secret
+	AccessIssued  time.Time // when the broker received it
+	AccessExpiry  time.Time
+	Refresh       Secret    // empty if the auth server gave none
+	RefreshExpiry time.Time // zero if and only if Refresh is empty
+	ID            Secret    // an OpenID provider's ID token, else empty
+}
+
+// Lease is the right of one replica to refresh one device. It lives inside the
+// record. The zero Lease is free.
+type Lease struct {
+	Owner string
+	Until time.Time
+}
+
+// HeldAt reports whether somebody holds the lease.
+func (l Lease) HeldAt(now time.Time) bool { return l.Owner != "" && now.Before(l.Until) }
+
+// Record is everything kept for a device. It travels whole from the store to
+// the handlers; its Secrets print as "[redacted]".
+//
+// All times are UTC and cut to the millisecond, which every store keeps.
+type Record struct {
+	DeviceID   DeviceID
+	TicketHash TicketHash
+
+	Owner         Owner
+	Email         string // lower case; an index key only if EmailVerified
+	EmailVerified bool
+	Roles         []string
+	Provider      string // the name of the sign-in method in the settings
+	SID           string // the OpenID provider's name for its session, or empty
+
+	Tokens Tokens
+
+	Name       string // given by the person, or empty
+	UserAgent  string // of the browser at its last sign-in, as it was sent
+	Persistent bool   // "remember me": the cookie outlives the browser's run
+	CreatedAt  time.Time
+	CreatedIP  string
+	LastSeenAt time.Time
+	LastSeenIP string
+	AuthTime   time.Time // the last sign-in; the absolute lifetime counts from here
+	ExpiresAt  time.Time // EndsAt when it was written; the store may forget the record from then on
+
+	Version int64 // 1 when created, one more whenever tokens or ticket are replaced
+	Lease   Lease
+}
+
+// Seen is a sign of life of a device.
+type Seen struct {
+	At        time.Time
+	IP        string
+	ExpiresAt time.Time // the record's end as it follows from At
+}
+
+// Now cuts a clock's reading to what the stores keep.
+func Now(clock func() time.Time) time.Time { return clock().UTC().Truncate(time.Millisecond) }

@@ -1,0 +1,118 @@
+package domain
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// DeviceID names a device: one browser profile that somebody signed in with. It
+// is a random UUID and no secret; it stands in lists, links and logs.
+type DeviceID uuid.UUID
+
+// NewDeviceID draws a version 4 UUID from random.
+func NewDeviceID(random io.Reader) (DeviceID, error) {
+	id, err := uuid.NewRandomFromReader(random)
+	if err != nil {
+		return DeviceID{}, fmt.Errorf("device id: %w", err)
+	}
+	return DeviceID(id), nil
+}
+
+// ParseDeviceID reads the one form that String writes: 36 characters, lower
+// case. Other spellings of a UUID are refused, so that an id has one text.
+func ParseDeviceID(text string) (DeviceID, error) {
+	id, err := uuid.Parse(text)
+	if err != nil || id.String() != text {
+		return DeviceID{}, errors.New("not a device id")
+	}
+	return DeviceID(id), nil
+}
+
+func (id DeviceID) String() string { return uuid.UUID(id).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id DeviceID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// IsZero reports whether id names no device.
+func (id DeviceID) IsZero() bool { return id == DeviceID{} }
+
+// ticketSecretBytes is the length of a ticket's secret: 256 bits, far beyond
+// guessing, so that a plain hash is enough to keep it.
+const ticketSecretBytes = 32
+
+// ticketLength is the length of every ticket's text: 36 of the device id, a
+// dot, 43 of the secret in unpadded base64url.
+const ticketLength = 36 + 1 + 43
+
+var ticketEncoding = base64.RawURLEncoding.Strict()
+
+// Ticket is what the browser keeps in its cookie: the device id and a secret
+// that proves it. It is new at every sign-in. A Ticket prints as its device id.
+type Ticket struct {
+	DeviceID DeviceID
+	secret   *[ticketSecretBytes]byte
+}
+
+// NewTicket makes a ticket for a device with a secret drawn from random.
+func NewTicket(id DeviceID, random io.Reader) (Ticket, error) {
+	t := Ticket{DeviceID: id, secret: new([ticketSecretBytes]byte)}
+	if _, err := io.ReadFull(random, t.secret[:]); err != nil {
+		return Ticket{}, fmt.Errorf("ticket: %w", err)
+	}
+	return t, nil
+}
+
+// ParseTicket reads a cookie's value. Anything but the exact text that Reveal
+// writes is an error, and the error does not repeat it.
+func ParseTicket(text string) (Ticket, error) {
+	errNotATicket := errors.New("not a ticket")
+	if len(text) != ticketLength {
+		return Ticket{}, errNotATicket
+	}
+	id, secret, _ := strings.Cut(text, ".")
+	device, err := ParseDeviceID(id)
+	if err != nil {
+		return Ticket{}, errNotATicket
+	}
+	raw, err := ticketEncoding.DecodeString(secret)
+	if err != nil || len(raw) != ticketSecretBytes {
+		return Ticket{}, errNotATicket
+	}
+	return Ticket{DeviceID: device, secret: (*[ticketSecretBytes]byte)(raw)}, nil
+}
+
+// Reveal returns the text for the cookie.
+func (t Ticket) Reveal() string {
+	if t.secret == nil {
+		return ""
+	}
+	return t.DeviceID.String() + "." + ticketEncoding.EncodeToString(t.secret[:])
+}
+
+// Hash returns what a store keeps instead of the secret.
+func (t Ticket) Hash() TicketHash {
+	if t.secret == nil {
+		return TicketHash{}
+	}
+	return sha256.Sum256(t.secret[:])
+}
+
+// Format implements fmt.Formatter for every verb: the device id alone.
+func (t Ticket) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.DeviceID.String()) }
+
+// TicketHash is the SHA-256 of a ticket's secret.
+type TicketHash [sha256.Size]byte
+
+// Opens reports whether the ticket is the one that the hash was made of. It
+// takes the same time wherever they differ. A zero hash opens for nobody.
+func (h TicketHash) Opens(t Ticket) bool {
+	got := t.Hash()
+	return h != TicketHash{} && subtle.ConstantTimeCompare(h[:], got[:]) == 1
+}
