@@ -1,0 +1,180 @@
+package usecase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cloakroom/domain"
+)
+
+// Visit is how a request shows itself: the cookie's text and where it comes
+// from.
+type Visit struct {
+	Ticket string // "" if the request has none
+	IP     string
+}
+
+// Session is a device whose ticket was shown.
+type Session struct {
+	Record domain.Record
+	// Touched says that this visit was noted in the store, which happens once
+	// in a while. It is the moment to give a persistent cookie its new end.
+	Touched bool
+}
+
+// touchIdleFraction keeps the note of a visit well ahead of the idle timeout.
+const touchIdleFraction = 10
+
+// rejectedPause bounds how soon after a refresh the upstream's word against an
+// access token leads to another refresh. An upstream that rejects every token
+// would otherwise turn each request into a call of the auth server.
+const (
+	rejectedPause    = 30 * time.Second
+	rejectedFraction = 2 // of the token's life, if that is shorter
+)
+
+// Open returns the session that a visit belongs to, whatever the state of its
+// access token.
+//
+//	domain.ErrNoTicket, domain.ErrBadTicket, domain.ErrSignedOut   sign in
+//	domain.ErrStore                                                try later
+func (b *Broker) Open(ctx context.Context, v Visit) (Session, error) {
+	rec, _, err := b.open(ctx, v.Ticket)
+	if err != nil {
+		return Session{}, err
+	}
+	return b.touch(ctx, rec, v), nil
+}
+
+// AccessToken returns the session of a visit with an access token that works
+// now. One that has expired is refreshed first; one that ends soon is used and
+// refreshed behind the request; while the auth server is away, an old one is
+// used as long as it lives.
+//
+// The errors are those of Open and, if there is no token to be had,
+// domain.ErrAuthUnavailable or domain.ErrAuthMisconfigured.
+func (b *Broker) AccessToken(ctx context.Context, v Visit) (Session, error) {
+	rec, ticket, err := b.open(ctx, v.Ticket)
+	if err != nil {
+		return Session{}, err
+	}
+	switch now := b.now(); {
+	case !b.Lifetimes.AccessUsable(rec.Tokens, now):
+		if rec, err = b.refreshed(ctx, rec, ticket); err != nil {
+			return Session{}, err
+		}
+	case b.Lifetimes.AccessEndsSoon(rec.Tokens, now) && rec.Refreshable(now):
+		b.refreshBehind(ctx, rec.DeviceID, rec.Tokens.Access)
+	}
+	return b.touch(ctx, rec, v), nil
+}
+
+// Rejected returns the session again after the upstream answered 401 to its
+// access token, with another token than the rejected one. ok is false if there
+// is none to be had: then the upstream's answer is the answer.
+func (b *Broker) Rejected(ctx context.Context, v Visit, rejected domain.Secret) (s Session, ok bool, err error) {
+	rec, ticket, err := b.open(ctx, v.Ticket)
+	if err != nil {
+		return Session{}, false, err
+	}
+	now := b.now()
+	if !rec.Tokens.Access.Equal(rejected) && b.Lifetimes.AccessUsable(rec.Tokens, now) {
+		return Session{Record: rec}, true, nil
+	}
+	life := rec.Tokens.AccessExpiry.Sub(rec.Tokens.AccessIssued)
+	if now.Sub(rec.Tokens.AccessIssued) < min(rejectedPause, life/rejectedFraction) || !rec.Refreshable(now) {
+		return Session{}, false, nil
+	}
+	rec, err = b.refresh(ctx, rec.DeviceID, rejected)
+	switch {
+	case errors.Is(err, domain.ErrSignedOut):
+		return Session{}, false, err
+	case err != nil:
+		return Session{}, false, nil // the upstream's 401 says more than our trouble
+	case !rec.TicketHash.Opens(ticket):
+		return Session{}, false, domain.ErrBadTicket
+	}
+	return Session{Record: rec}, !rec.Tokens.Access.Equal(rejected), nil
+}
+
+// refreshed returns rec with a new access token, or as it is if a new one
+// cannot be had right now and the old one still lives.
+func (b *Broker) refreshed(ctx context.Context, rec domain.Record, ticket domain.Ticket) (domain.Record, error) {
+	next, err := b.refresh(ctx, rec.DeviceID, rec.Tokens.Access)
+	switch {
+	case err == nil:
+		// While we waited the person may have signed in again on this device
+		// from elsewhere; then this ticket opens nothing any more.
+		if !next.TicketHash.Opens(ticket) {
+			return domain.Record{}, domain.ErrBadTicket
+		}
+		return next, nil
+	case errors.Is(err, domain.ErrSignedOut):
+		return domain.Record{}, err
+	case b.Lifetimes.AccessAlive(rec.Tokens, b.now()):
+		return rec, nil
+	}
+	return domain.Record{}, err
+}
+
+// open finds the device of a ticket.
+func (b *Broker) open(ctx context.Context, text string) (domain.Record, domain.Ticket, error) {
+	if text == "" {
+		return domain.Record{}, domain.Ticket{}, domain.ErrNoTicket
+	}
+	ticket, err := domain.ParseTicket(text)
+	if err != nil {
+		return domain.Record{}, domain.Ticket{}, fmt.Errorf("%w: %w", domain.ErrBadTicket, err)
+	}
+	rec, err := b.store.Get(ctx, ticket.DeviceID)
+	switch {
+	case errors.Is(err, domain.ErrNotFound):
+		return domain.Record{}, ticket, fmt.Errorf("%w: %w", domain.ErrBadTicket, err)
+	case err != nil:
+		return domain.Record{}, ticket, storeError("read the record", err)
+	case !rec.TicketHash.Opens(ticket):
+		b.Log.WarnContext(ctx, "a ticket of this device has the wrong secret", "device", ticket.DeviceID)
+		return domain.Record{}, ticket, fmt.Errorf("%w: wrong secret", domain.ErrBadTicket)
+	}
+	if why := b.Lifetimes.Ended(rec, b.now()); why != domain.NotEnded {
+		b.endRecord(ctx, rec, string(why))
+		return domain.Record{}, ticket, domain.ErrSignedOut
+	}
+	return rec, ticket, nil
+}
+
+// touch notes the visit in the store if the last note is old enough. A note
+// that fails harms nobody: the next visit makes it.
+func (b *Broker) touch(ctx context.Context, rec domain.Record, v Visit) Session {
+	now := b.now()
+	if now.Sub(rec.LastSeenAt) < min(b.TouchInterval, b.Lifetimes.Idle/touchIdleFraction) {
+		return Session{Record: rec}
+	}
+	rec.LastSeenAt, rec.LastSeenIP = now, v.IP
+	rec.ExpiresAt = b.Lifetimes.EndsAt(rec)
+	if err := b.store.Touch(ctx, rec.DeviceID, domain.Seen{At: now, IP: v.IP, ExpiresAt: rec.ExpiresAt}); err != nil {
+		b.Log.WarnContext(ctx, "noting that a device was seen", "device", rec.DeviceID, "error", err)
+		return Session{Record: rec}
+	}
+	return Session{Record: rec, Touched: true}
+}
+
+// endRecord removes a record that time has ended, as it was read: a sign-in or
+// a refresh that came in between keeps it alive.
+func (b *Broker) endRecord(ctx context.Context, rec domain.Record, why string) {
+	went, err := b.store.Delete(ctx, rec.DeviceID, rec.Version)
+	switch {
+	case err == nil:
+		b.logEnd(ctx, rec, why)
+		b.revoke(ctx, went.Tokens)
+	case !errors.Is(err, domain.ErrNotFound) && !errors.Is(err, domain.ErrConflict):
+		b.Log.WarnContext(ctx, "removing a record that is over", "device", rec.DeviceID, "error", err)
+	}
+}
+
+// logEnd tells that a device is signed out, and by what.
+func (b *Broker) logEnd(ctx context.Context, rec domain.Record, why string) {
+	b.Log.InfoContext(ctx, "device ended", "device", rec.DeviceID, "issuer", rec.Owner.Issuer, "subject", rec.Owner.Subject, "reason", why)
+}

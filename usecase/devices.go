@@ -1,0 +1,109 @@
+package usecase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"cloakroom/domain"
+)
+
+// longestName is how long a device's name may be, in characters.
+const longestName = 60
+
+// Devices returns the devices that the owner of me is signed in on, me first
+// and then the last seen first. Those that are over are left out.
+func (b *Broker) Devices(ctx context.Context, me domain.Record) ([]domain.Record, error) {
+	all, err := b.store.ListByOwner(ctx, me.Owner)
+	if err != nil {
+		return nil, storeError("list devices", err)
+	}
+	now := b.now()
+	all = slices.DeleteFunc(all, func(r domain.Record) bool { return now.After(r.ExpiresAt) })
+	slices.SortStableFunc(all, func(x, y domain.Record) int {
+		switch {
+		case x.DeviceID == me.DeviceID:
+			return -1
+		case y.DeviceID == me.DeviceID:
+			return 1
+		}
+		return y.LastSeenAt.Compare(x.LastSeenAt)
+	})
+	return all, nil
+}
+
+// Rename names one of the owner's devices; an empty name gives back the one
+// that is made from the browser. domain.ErrBadInput says what a name may be;
+// a device of somebody else is domain.ErrNotFound, like one that is not there.
+func (b *Broker) Rename(ctx context.Context, me domain.Record, id domain.DeviceID, name string) error {
+	name = strings.Join(strings.Fields(name), " ")
+	if !utf8.ValidString(name) || utf8.RuneCountInString(name) > longestName || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("%w: a name is at most %d printable characters", domain.ErrBadInput, longestName)
+	}
+	if _, err := b.own(ctx, me, id); err != nil {
+		return err
+	}
+	return storeError("rename the device", b.store.Rename(ctx, id, name))
+}
+
+// SignOut ends one of the owner's devices, the current one among them. When it
+// returns, no replica serves the device any more; telling the auth server
+// happens behind. A device of somebody else is domain.ErrNotFound.
+func (b *Broker) SignOut(ctx context.Context, me domain.Record, id domain.DeviceID) error {
+	rec, err := b.own(ctx, me, id)
+	if err != nil {
+		return err
+	}
+	went, err := b.store.Delete(ctx, rec.DeviceID, anyVersion)
+	if err != nil {
+		return storeError("sign out", err)
+	}
+	b.ended(ctx, me, []domain.Record{went})
+	return nil
+}
+
+// SignOutOthers ends all of the owner's devices but the current one and
+// returns how many there were.
+func (b *Broker) SignOutOthers(ctx context.Context, me domain.Record) (int, error) {
+	return b.signOutOwner(ctx, me, me.DeviceID)
+}
+
+// SignOutAll ends all of the owner's devices and returns how many there were.
+func (b *Broker) SignOutAll(ctx context.Context, me domain.Record) (int, error) {
+	return b.signOutOwner(ctx, me, domain.DeviceID{})
+}
+
+func (b *Broker) signOutOwner(ctx context.Context, me domain.Record, except domain.DeviceID) (int, error) {
+	went, err := b.store.DeleteByOwner(ctx, me.Owner, except)
+	b.ended(ctx, me, went)
+	return len(went), storeError("sign out", err)
+}
+
+// ended logs what a person signed out and has it revoked.
+func (b *Broker) ended(ctx context.Context, me domain.Record, went []domain.Record) {
+	for _, rec := range went {
+		why := "signed_out"
+		if rec.DeviceID != me.DeviceID {
+			why = "signed_out_from_" + me.DeviceID.String()
+		}
+		b.logEnd(ctx, rec, why)
+		b.revoke(ctx, rec.Tokens)
+	}
+}
+
+// own returns a device if it is of me's owner. An id never passes from one
+// owner to another, so the answer stays true.
+func (b *Broker) own(ctx context.Context, me domain.Record, id domain.DeviceID) (domain.Record, error) {
+	rec, err := b.store.Get(ctx, id)
+	switch {
+	case errors.Is(err, domain.ErrNotFound), err == nil && rec.Owner != me.Owner:
+		return domain.Record{}, domain.ErrNotFound
+	case err != nil:
+		return domain.Record{}, storeError("read the device", err)
+	}
+	return rec, nil
+}

@@ -1,0 +1,272 @@
+package usecase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cloakroom/domain"
+)
+
+const (
+	// maxRefreshes run at once in this process; more wait for a slot.
+	maxRefreshes = 64
+	// leaseSlack is how much longer a lease is than the call that it guards.
+	leaseSlack = 2 * time.Second
+	// storeRetry bounds how long a pair that the auth server has rotated is
+	// offered to a store that does not take it.
+	storeRetry = time.Minute
+	// pollFirst and pollLast bound the pause between two looks at a record
+	// that another replica refreshes, or at a store that is away.
+	pollFirst = 25 * time.Millisecond
+	pollLast  = 200 * time.Millisecond
+	// refreshAttempts bounds how often one flight starts over because the
+	// record moved under it.
+	refreshAttempts = 3
+)
+
+// refresh gets a device an access token other than stale, by the refresh token,
+// exactly once however many ask: in this process by the flight, across replicas
+// by the lease in the record. It returns the record with a token that works.
+//
+//	domain.ErrSignedOut          the device is over, or went meanwhile
+//	domain.ErrAuthUnavailable    try later; the record is kept
+//	domain.ErrAuthMisconfigured  an operator is needed; the record is kept
+//	domain.ErrStore              the store could not be asked
+//	ctx's error                  the caller left; the work goes on
+func (b *Broker) refresh(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
+	return b.flights.do(ctx, id, func(ctx context.Context) (domain.Record, error) {
+		return b.refreshOnce(ctx, id, stale)
+	})
+}
+
+// refreshBehind begins a refresh that nobody waits for, unless one is running
+// or all slots are taken by requests that do wait.
+func (b *Broker) refreshBehind(ctx context.Context, id domain.DeviceID, stale domain.Secret) {
+	if len(b.slots) == cap(b.slots) || b.breaker.lastFailure() != nil {
+		return
+	}
+	b.flights.begin(ctx, id, func(ctx context.Context) (domain.Record, error) {
+		return b.refreshOnce(ctx, id, stale)
+	})
+}
+
+// refreshOnce is the work of one flight: take the lease, read the record again
+// under it, exchange the refresh token, store the pair.
+func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.leaseTTL()+b.AuthTimeout+storeRetry)
+	defer cancel()
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+	case <-ctx.Done():
+		return domain.Record{}, &domain.Unavailable{Err: domain.ErrAuthUnavailable, Retry: time.Second}
+	}
+	for range refreshAttempts {
+		rec, err := b.takeLease(ctx, id, stale)
+		if err != nil || b.fresh(rec, stale) {
+			return rec, err
+		}
+		grant, err := b.exchange(ctx, rec)
+		switch {
+		case err == nil:
+			return b.keep(ctx, rec, b.Lifetimes.Renewed(rec.Tokens, grant, b.now()))
+		case errors.Is(err, domain.ErrInvalidGrant):
+			rec, again, err := b.refused(ctx, rec, stale)
+			if again {
+				continue
+			}
+			return rec, err
+		default:
+			b.release(ctx, rec)
+			return domain.Record{}, fmt.Errorf("refresh: %w", err)
+		}
+	}
+	return domain.Record{}, &domain.Unavailable{
+		Err:   fmt.Errorf("refresh: %w: the record kept changing", domain.ErrAuthUnavailable),
+		Retry: time.Second,
+	}
+}
+
+// fresh reports whether a record has a token other than stale that works, so
+// that nothing is left to do.
+func (b *Broker) fresh(rec domain.Record, stale domain.Secret) bool {
+	return !rec.Tokens.Access.Equal(stale) && b.Lifetimes.AccessUsable(rec.Tokens, b.now())
+}
+
+func (b *Broker) leaseTTL() time.Duration { return b.AuthTimeout + leaseSlack }
+
+// takeLease returns the record under our lease, or, if it has become fresh by
+// another's work, without one. It waits while another holds the lease.
+func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
+	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
+		rec, err := b.store.TakeLease(ctx, id, b.replica, b.leaseTTL())
+		switch {
+		case errors.Is(err, domain.ErrNotFound):
+			return domain.Record{}, domain.ErrSignedOut
+		case errors.Is(err, domain.ErrLeaseHeld):
+			if b.fresh(rec, stale) {
+				return rec, nil
+			}
+			if err := sleep(ctx, pause); err != nil {
+				return domain.Record{}, &domain.Unavailable{
+					Err:   fmt.Errorf("refresh: %w: another replica holds the lease", domain.ErrAuthUnavailable),
+					Retry: time.Second,
+				}
+			}
+			continue
+		case err != nil:
+			return domain.Record{}, storeError("take the lease", err)
+		}
+		switch why := b.Lifetimes.Ended(rec, b.now()); {
+		case why != domain.NotEnded:
+			b.endRecord(ctx, rec, string(why))
+			return domain.Record{}, domain.ErrSignedOut
+		case b.fresh(rec, stale):
+			b.release(ctx, rec)
+		}
+		return rec, nil
+	}
+}
+
+// exchange calls the auth server while the lease is renewed. The call may take
+// AuthTimeout; the lease outlives it.
+func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant, error) {
+	if err := b.breaker.allow(b.now()); err != nil {
+		return domain.Grant{}, err
+	}
+	stop := b.renewLease(ctx, rec.DeviceID)
+	defer stop()
+	call, cancel := context.WithTimeout(ctx, b.AuthTimeout)
+	defer cancel()
+	start := b.now()
+	grant, err := b.auth.Refresh(call, rec.Tokens.Refresh)
+	b.breaker.done(b.now(), err)
+	log := b.Log.With("device", rec.DeviceID, "took", b.now().Sub(start))
+	switch {
+	case err == nil:
+		log.InfoContext(ctx, "refreshed")
+	case errors.Is(err, domain.ErrInvalidGrant):
+		log.InfoContext(ctx, "refresh refused", "error", err)
+	case errors.Is(err, domain.ErrAuthMisconfigured):
+		log.ErrorContext(ctx, "the auth server refuses the broker: check its address and fields in the settings; nobody is signed out", "error", err)
+	default:
+		log.WarnContext(ctx, "refresh did not get through", "error", err)
+	}
+	return grant, err
+}
+
+// renewLease keeps the lease alive until stop is called.
+func (b *Broker) renewLease(ctx context.Context, id domain.DeviceID) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for sleep(ctx, b.leaseTTL()/3) == nil {
+			// A lease that is lost is no reason to stop: the version decides
+			// whose pair is stored.
+			if err := b.store.RenewLease(ctx, id, b.replica, b.leaseTTL()); err != nil && ctx.Err() == nil {
+				b.Log.WarnContext(ctx, "renewing the lease of a refresh", "device", id, "error", err)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// keep stores the pair that the auth server has just given. It holds the only
+// refresh token that still works, so a store that fails is asked again until it
+// takes the pair or says that it will never.
+func (b *Broker) keep(ctx context.Context, rec domain.Record, next domain.Tokens) (domain.Record, error) {
+	stop := b.renewLease(ctx, rec.DeviceID)
+	defer stop()
+	kept := rec
+	kept.Tokens, kept.LastSeenAt, kept.Lease = next, b.now(), domain.Lease{}
+	kept.ExpiresAt = b.Lifetimes.EndsAt(kept)
+	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
+		err := b.store.ReplaceTokens(ctx, rec.DeviceID, b.replica, rec.Version, next, kept.ExpiresAt)
+		switch {
+		case err == nil:
+			kept.Version, kept.LastSeenAt = rec.Version+1, rec.LastSeenAt
+			return kept, nil
+		case errors.Is(err, domain.ErrNotFound):
+			// Signed out meanwhile, and sign-out wins. The pair must not live on.
+			b.revoke(ctx, next)
+			return domain.Record{}, domain.ErrSignedOut
+		case errors.Is(err, domain.ErrConflict):
+			return b.overtaken(ctx, rec, next)
+		}
+		b.Log.WarnContext(ctx, "storing refreshed tokens, trying again", "device", rec.DeviceID, "error", err)
+		if sleep(ctx, pause) != nil {
+			b.Log.ErrorContext(ctx, "refreshed tokens could not be stored; the device may have to sign in again", "device", rec.DeviceID)
+			return domain.Record{}, storeError("store refreshed tokens", err)
+		}
+	}
+}
+
+// overtaken sorts out a write that found another version than it was based on.
+func (b *Broker) overtaken(ctx context.Context, rec domain.Record, next domain.Tokens) (domain.Record, error) {
+	cur, err := b.store.Get(ctx, rec.DeviceID)
+	switch {
+	case errors.Is(err, domain.ErrNotFound):
+		b.revoke(ctx, next)
+		return domain.Record{}, domain.ErrSignedOut
+	case err != nil:
+		return domain.Record{}, storeError("read the record again", err)
+	case cur.Tokens.Refresh.Equal(next.Refresh):
+		// It was our own write whose answer got lost, or another replica was
+		// given the same successor within the auth server's reuse window.
+	case cur.TicketHash != rec.TicketHash:
+		// The person signed in again: our pair belongs to a session that is
+		// no more.
+		b.revoke(ctx, next)
+	default:
+		// Another replica refreshed the same session. Its pair and ours are
+		// of one family, and revoking ours could end both.
+		b.Log.WarnContext(ctx, "another replica stored its refresh first", "device", rec.DeviceID)
+	}
+	return cur, nil
+}
+
+// refused handles invalid_grant. Only if the record, read again, still holds
+// the token that was refused is the device over; otherwise another was first
+// and what it stored is used, or the refresh starts over with it.
+func (b *Broker) refused(ctx context.Context, rec domain.Record, stale domain.Secret) (cur domain.Record, again bool, err error) {
+	cur, err = b.store.Get(ctx, rec.DeviceID)
+	switch {
+	case errors.Is(err, domain.ErrNotFound):
+		return domain.Record{}, false, domain.ErrSignedOut
+	case err != nil:
+		return domain.Record{}, false, storeError("read the record again", err)
+	case !cur.Tokens.Refresh.Equal(rec.Tokens.Refresh):
+		b.release(ctx, rec)
+		return cur, !b.fresh(cur, stale), nil
+	}
+	switch _, err := b.store.Delete(ctx, rec.DeviceID, cur.Version); {
+	case errors.Is(err, domain.ErrConflict):
+		return domain.Record{}, true, nil
+	case err != nil && !errors.Is(err, domain.ErrNotFound):
+		return domain.Record{}, false, storeError("end the device", err)
+	}
+	b.logEnd(ctx, rec, "refresh_refused")
+	return domain.Record{}, false, domain.ErrSignedOut
+}
+
+// release gives the lease back. If that fails it runs out by itself.
+func (b *Broker) release(ctx context.Context, rec domain.Record) {
+	if err := b.store.ReleaseLease(ctx, rec.DeviceID, b.replica); err != nil {
+		b.Log.WarnContext(ctx, "giving back the lease of a refresh", "device", rec.DeviceID, "error", err)
+	}
+}
+
+// sleep waits for d, or returns ctx's error if it ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

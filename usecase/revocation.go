@@ -1,0 +1,95 @@
+package usecase
+
+import (
+	"context"
+	"time"
+
+	"cloakroom/domain"
+)
+
+const (
+	// revokers is how many revocations are under way at once.
+	revokers = 2
+	// revocationQueue is how many wait. More are given up with a line in the
+	// log: the device is signed out here in any case, and its tokens run out.
+	revocationQueue = 4096
+	// revocationTries and revocationPause say how often one is tried, and how
+	// long the pause after the first failure is; it doubles.
+	revocationTries = 6
+	revocationPause = time.Second
+)
+
+// revocations is the queue of token pairs that the auth server is still to be
+// told to forget. Signing out never waits for it.
+type revocations struct{ queue chan revocation }
+
+type revocation struct {
+	tokens domain.Tokens
+	tries  int
+}
+
+func newRevocations() revocations {
+	return revocations{queue: make(chan revocation, revocationQueue)}
+}
+
+// revoke queues a pair (RFC 7009). Tokens without a refresh token are left to
+// expire.
+func (b *Broker) revoke(ctx context.Context, t domain.Tokens) {
+	if t.Refresh.Empty() {
+		return
+	}
+	b.queueRevocation(ctx, revocation{tokens: t})
+}
+
+func (b *Broker) queueRevocation(ctx context.Context, r revocation) {
+	select {
+	case b.revocations.queue <- r:
+	default:
+		b.Log.ErrorContext(ctx, "too many revocations wait; one is given up and its tokens live until they expire")
+	}
+}
+
+// revokeQueued works on the queue until ctx ends.
+func (b *Broker) revokeQueued(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-b.revocations.queue:
+			for !b.revokeNow(ctx, r.tokens) {
+				if r.tries++; r.tries == revocationTries {
+					b.Log.ErrorContext(ctx, "a revocation is given up; its tokens live until they expire", "tries", r.tries)
+					break
+				}
+				if sleep(ctx, revocationPause<<(r.tries-1)) != nil {
+					b.queueRevocation(ctx, r) // for Drain
+					return
+				}
+			}
+		}
+	}
+}
+
+// drainRevocations tries once more what is queued, until ctx ends.
+func (b *Broker) drainRevocations(ctx context.Context) {
+	for {
+		select {
+		case r := <-b.revocations.queue:
+			if ctx.Err() != nil || !b.revokeNow(ctx, r.tokens) {
+				b.Log.WarnContext(ctx, "a revocation is given up at shutdown; its tokens live until they expire")
+			}
+		default:
+			return
+		}
+	}
+}
+
+func (b *Broker) revokeNow(ctx context.Context, t domain.Tokens) bool {
+	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
+	defer cancel()
+	err := b.auth.Revoke(ctx, t.Refresh, t.Access)
+	if err != nil {
+		b.Log.WarnContext(ctx, "revoking tokens at the auth server", "error", err)
+	}
+	return err == nil
+}

@@ -1,0 +1,171 @@
+package usecase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"cloakroom/domain"
+)
+
+// SignIn is one try to sign in from a browser.
+type SignIn struct {
+	Credentials domain.Credentials
+	Remember    bool   // the cookie is to outlive the browser's run
+	Ticket      string // what the browser brought along, or ""
+	UserAgent   string
+}
+
+// overwriteAttempts bounds how often a sign-in looks again at a record that
+// changed under it.
+const overwriteAttempts = 5
+
+// storeSignInWithin bounds how long a sign-in that the auth server granted is
+// offered to the store, whether or not the browser still waits.
+const storeSignInWithin = 5 * time.Second
+
+// longestUserAgent is what is kept of a browser's description of itself, in bytes.
+const longestUserAgent = 512
+
+// Register makes an account at the auth server. It signs nobody in. A
+// *domain.Refused says what the auth server did not like.
+func (b *Broker) Register(ctx context.Context, c domain.Credentials) error {
+	err := b.auth.Register(ctx, c)
+	b.logAttempt(ctx, "registered", "registration", c, err)
+	return err
+}
+
+// SignIn exchanges credentials for tokens and makes, or renews, the device of
+// the browser. The ticket is new every time, and whatever ticket the browser
+// brought opens nothing afterwards: if it was this owner's, the device keeps
+// its id under the new ticket; if it was somebody else's, that device ends,
+// because its browser is theirs no more.
+//
+// A *domain.Refused says what the auth server did not like. The other errors
+// are domain.ErrAuthUnavailable, domain.ErrAuthMisconfigured, domain.ErrStore.
+func (b *Broker) SignIn(ctx context.Context, in SignIn) (domain.Ticket, domain.Record, error) {
+	// The store first: if it is away, the auth server need not make tokens
+	// that nobody could keep.
+	previous, _, err := b.open(ctx, in.Ticket)
+	if errors.Is(err, domain.ErrStore) {
+		return domain.Ticket{}, domain.Record{}, err
+	}
+	identity, grant, err := b.auth.SignIn(ctx, in.Credentials)
+	if err != nil {
+		b.logAttempt(ctx, "", "sign-in", in.Credentials, err)
+		return domain.Ticket{}, domain.Record{}, fmt.Errorf("sign in: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeSignInWithin)
+	defer cancel()
+
+	now := b.now()
+	rec := domain.Record{
+		Owner:         domain.Owner{Issuer: b.Issuer, Subject: identity.Subject},
+		Email:         identity.Email,
+		EmailVerified: identity.EmailVerified,
+		Roles:         identity.Roles,
+		Provider:      b.Provider,
+		Tokens:        b.Lifetimes.Tokens(grant, now),
+		UserAgent:     strings.ToValidUTF8(in.UserAgent[:min(len(in.UserAgent), longestUserAgent)], ""),
+		Persistent:    in.Remember,
+		CreatedAt:     now,
+		CreatedIP:     in.Credentials.IP,
+		LastSeenAt:    now,
+		LastSeenIP:    in.Credentials.IP,
+		AuthTime:      now,
+		Version:       1,
+	}
+	rec.ExpiresAt = b.Lifetimes.EndsAt(rec)
+	ticket, rec, err := b.admit(ctx, previous, rec)
+	if err != nil {
+		b.revoke(ctx, rec.Tokens)
+		return domain.Ticket{}, domain.Record{}, err
+	}
+	b.Log.InfoContext(ctx, "signed in", "device", rec.DeviceID, "issuer", rec.Owner.Issuer, "subject", rec.Owner.Subject, "address", rec.CreatedIP)
+	return ticket, rec, nil
+}
+
+// admit stores the record of a sign-in, under the id of the browser's previous
+// device if that is the same owner's.
+func (b *Broker) admit(ctx context.Context, previous, rec domain.Record) (domain.Ticket, domain.Record, error) {
+	for range overwriteAttempts {
+		if previous.DeviceID.IsZero() || previous.Owner != rec.Owner {
+			break
+		}
+		ticket, again, err := b.readmit(ctx, previous, rec)
+		if err == nil {
+			b.revoke(ctx, previous.Tokens)
+			return ticket, again, nil
+		}
+		if errors.Is(err, domain.ErrConflict) {
+			previous, err = b.store.Get(ctx, previous.DeviceID)
+		}
+		if errors.Is(err, domain.ErrNotFound) {
+			previous = domain.Record{}
+		} else if err != nil {
+			return domain.Ticket{}, rec, storeError("renew the device", err)
+		}
+	}
+
+	id, err := domain.NewDeviceID(b.Random)
+	if err != nil {
+		return domain.Ticket{}, rec, err
+	}
+	rec.DeviceID = id
+	ticket, err := domain.NewTicket(id, b.Random)
+	if err != nil {
+		return domain.Ticket{}, rec, err
+	}
+	rec.TicketHash = ticket.Hash()
+	if err := b.store.Create(ctx, rec); err != nil {
+		return domain.Ticket{}, rec, storeError("create the device", err)
+	}
+	if !previous.DeviceID.IsZero() {
+		b.endReplaced(ctx, previous)
+	}
+	return ticket, rec, nil
+}
+
+// endReplaced ends the device of another owner in whose browser somebody has
+// signed in.
+func (b *Broker) endReplaced(ctx context.Context, previous domain.Record) {
+	went, err := b.store.Delete(ctx, previous.DeviceID, anyVersion)
+	switch {
+	case err == nil:
+		b.logEnd(ctx, went, "replaced_by_sign_in")
+		b.revoke(ctx, went.Tokens)
+	case !errors.Is(err, domain.ErrNotFound):
+		b.Log.WarnContext(ctx, "ending the device that this sign-in replaces", "device", previous.DeviceID, "error", err)
+	}
+}
+
+// readmit overwrites the previous record of the same owner and device.
+func (b *Broker) readmit(ctx context.Context, previous, rec domain.Record) (domain.Ticket, domain.Record, error) {
+	ticket, err := domain.NewTicket(previous.DeviceID, b.Random)
+	if err != nil {
+		return domain.Ticket{}, rec, err
+	}
+	rec.DeviceID, rec.TicketHash = previous.DeviceID, ticket.Hash()
+	rec.Name, rec.CreatedAt, rec.CreatedIP = previous.Name, previous.CreatedAt, previous.CreatedIP
+	rec.Version = previous.Version + 1
+	return ticket, rec, b.store.Overwrite(ctx, rec, previous.Version)
+}
+
+// logAttempt tells how a sign-in or registration went. The address that was
+// typed is told only if the auth server knows it: people type passwords into
+// the wrong field.
+func (b *Broker) logAttempt(ctx context.Context, done, what string, c domain.Credentials, err error) {
+	var refused *domain.Refused
+	switch {
+	case err == nil:
+		b.Log.InfoContext(ctx, done, "email", c.Email, "address", c.IP)
+	case errors.As(err, &refused):
+		b.Log.InfoContext(ctx, what+" refused", "status", refused.Status, "address", c.IP)
+	case errors.Is(err, domain.ErrAuthMisconfigured):
+		b.Log.ErrorContext(ctx, what+": the auth server refuses the broker: check its address and fields in the settings", "error", err)
+	default:
+		b.Log.WarnContext(ctx, what+" did not get through", "error", err)
+	}
+}
