@@ -1,0 +1,224 @@
+// Package authapi is the client of an auth server that speaks JSON over HTTP:
+// it registers, signs in, refreshes and revokes. It carries the answers over
+// into the words of package domain, and its main work is to tell a refusal of
+// the person from a refusal of the broker and from a failure that passes,
+// because only the first ends a device (error.go has the table).
+//
+// It is made for a first-party auth server, which the broker is trusted to
+// hand passwords to. An OAuth server is never asked for a token by password
+// (RFC 9700, section 2.4). The package keeps no tokens and tries nothing twice:
+// when to ask again is its caller's to decide.
+package authapi
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"cloakroom/domain"
+)
+
+// Config says where the auth server is and which words it uses. A name that is
+// empty stands for the default given beside it.
+type Config struct {
+	// BaseURL is required. User and password in it are sent as Basic
+	// credentials with every call that carries no bearer token.
+	BaseURL *url.URL
+
+	// The paths below BaseURL, without a query. Without a RegisterPath nobody
+	// is registered; without a RevokePath nothing is revoked.
+	RegisterPath, LoginPath, RefreshPath, RevokePath string
+
+	Form      bool // request bodies are application/x-www-form-urlencoded, not JSON
+	LoginForm bool // the sign-in's alone is, as FastAPI's own login form wants it
+
+	EmailField        string // of requests: email
+	PasswordField     string // password
+	RefreshTokenField string // refresh_token
+
+	AccessTokenAnswer      string // of answers: access_token
+	RefreshTokenAnswer     string // refresh_token
+	ExpiresInAnswer        string // expires_in
+	RefreshExpiresInAnswer string // refresh_expires_in
+	TokenTypeAnswer        string // token_type
+	IDTokenAnswer          string // id_token
+
+	Timeout  time.Duration    // of one call, from waiting for a connection to the answer's last byte: 10 s
+	MaxConns int              // connections at once: 32; a call beyond waits, within its timeout
+	Now      func() time.Time // time.Now; turns a Retry-After date into a duration
+}
+
+const (
+	defaultTimeout  = 10 * time.Second
+	defaultMaxConns = 32
+	dialTimeout     = 5 * time.Second
+
+	// idleTimeout stays below the five seconds after which uvicorn and Node.js
+	// close an idle connection by default. A request that crosses such a close
+	// on the wire fails without anyone knowing whether the token has rotated.
+	idleTimeout = 3 * time.Second
+
+	maxAnswer       = 1 << 20
+	maxAnswerHeader = 64 << 10
+)
+
+// Client asks one auth server. It is safe for concurrent use.
+type Client struct {
+	cfg       Config
+	transport *http.Transport
+}
+
+// New makes a client. It opens no connection yet.
+func New(cfg Config) *Client {
+	for _, name := range []struct {
+		field    *string
+		standard string
+	}{
+		{&cfg.EmailField, "email"},
+		{&cfg.PasswordField, "password"},
+		{&cfg.RefreshTokenField, "refresh_token"},
+		{&cfg.AccessTokenAnswer, "access_token"},
+		{&cfg.RefreshTokenAnswer, "refresh_token"},
+		{&cfg.ExpiresInAnswer, "expires_in"},
+		{&cfg.RefreshExpiresInAnswer, "refresh_expires_in"},
+		{&cfg.TokenTypeAnswer, "token_type"},
+		{&cfg.IDTokenAnswer, "id_token"},
+	} {
+		if *name.field == "" {
+			*name.field = name.standard
+		}
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	if cfg.MaxConns <= 0 {
+		cfg.MaxConns = defaultMaxConns
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+
+	// HTTP/1.1 alone, so that connections bound the calls at once and so that
+	// nothing is sent twice: this transport repeats a POST only if not a byte
+	// of it was written. No proxy is taken from the environment, because tokens
+	// and passwords would go through it unasked.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &Client{cfg: cfg, transport: &http.Transport{
+		Protocols:              protocols,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    dialTimeout,
+		DisableCompression:     true,
+		MaxConnsPerHost:        cfg.MaxConns,
+		MaxIdleConns:           cfg.MaxConns,
+		MaxIdleConnsPerHost:    cfg.MaxConns,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+	}}
+}
+
+// Close closes the connections that are idle. Calls that are under way go on.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// Register makes an account. It signs nobody in. The answers are those of
+// SignIn, and domain.ErrNoRegistration if there is no RegisterPath.
+func (c *Client) Register(ctx context.Context, r domain.Credentials) error {
+	if c.cfg.RegisterPath == "" {
+		return domain.ErrNoRegistration
+	}
+	a, err := c.post(ctx, call{
+		op: "register", path: c.cfg.RegisterPath, form: c.cfg.Form,
+		fields: c.credentials(r), ip: r.IP,
+	})
+	switch {
+	case err != nil:
+		return err
+	case !a.ok():
+		return a.credentialsRefused()
+	case a.fields == nil && !a.empty:
+		// A page where an answer should be: this is a web site's catch-all, and
+		// no account was made.
+		return a.misconfigured(BrokenAnswer, "without JSON")
+	}
+	return nil
+}
+
+// SignIn exchanges credentials for tokens. It fails with *domain.Refused if
+// the auth server does not take the credentials, with
+// domain.ErrAuthMisconfigured if it does not take the broker or does not
+// speak this protocol, and with *domain.Unavailable, which wraps
+// domain.ErrAuthUnavailable, if it could not be asked. The last two are also
+// an *Error.
+func (c *Client) SignIn(ctx context.Context, r domain.Credentials) (domain.Identity, domain.Grant, error) {
+	a, err := c.post(ctx, call{
+		op: "sign-in", path: c.cfg.LoginPath, form: c.cfg.Form || c.cfg.LoginForm,
+		fields: c.credentials(r), ip: r.IP,
+	})
+	if err != nil {
+		return domain.Identity{}, domain.Grant{}, err
+	}
+	if !a.ok() {
+		return domain.Identity{}, domain.Grant{}, a.credentialsRefused()
+	}
+	grant, ok := c.grant(a)
+	if !ok {
+		return domain.Identity{}, domain.Grant{}, a.misconfigured(BrokenAnswer, "without usable tokens")
+	}
+	return identity(grant.Access, r.Email), grant, nil
+}
+
+// Refresh exchanges a refresh token. It fails with domain.ErrInvalidGrant if
+// the auth server refuses the token for good, with domain.ErrAuthMisconfigured
+// if it does not take the broker, and with *domain.Unavailable in all other
+// cases, an answer that cannot be read among them: the token may have rotated
+// by then, and a retry inside the auth server's reuse window brings the
+// successor. All three are also an *Error.
+func (c *Client) Refresh(ctx context.Context, token domain.Secret) (domain.Grant, error) {
+	a, err := c.post(ctx, call{
+		op: "refresh", path: c.cfg.RefreshPath, form: c.cfg.Form,
+		fields: map[string]domain.Secret{c.cfg.RefreshTokenField: token},
+	})
+	if err != nil {
+		return domain.Grant{}, err
+	}
+	if !a.ok() {
+		return domain.Grant{}, a.tokenRefused()
+	}
+	grant, ok := c.grant(a)
+	if !ok {
+		return domain.Grant{}, a.unavailable(BrokenAnswer, "without usable tokens")
+	}
+	return grant, nil
+}
+
+// Revoke asks the auth server to forget a refresh token, with the access token
+// as proof of who asks. Either may be empty. Without a RevokePath, or with
+// nothing to revoke, it does nothing. It fails like Refresh;
+// domain.ErrInvalidGrant says that one of the two is refused, so that trying
+// again with the same ones is of no use.
+func (c *Client) Revoke(ctx context.Context, refresh, access domain.Secret) error {
+	if c.cfg.RevokePath == "" || refresh.Empty() && access.Empty() {
+		return nil
+	}
+	fields := map[string]domain.Secret{}
+	if !refresh.Empty() {
+		fields[c.cfg.RefreshTokenField] = refresh
+	}
+	a, err := c.post(ctx, call{
+		op: "revoke", path: c.cfg.RevokePath, form: c.cfg.Form,
+		fields: fields, bearer: access,
+	})
+	if err == nil && !a.ok() {
+		err = a.tokenRefused()
+	}
+	return err
+}
+
+func (c *Client) credentials(r domain.Credentials) map[string]domain.Secret {
+	return map[string]domain.Secret{
+		c.cfg.EmailField:    domain.NewSecret(r.Email),
+		c.cfg.PasswordField: r.Password,
+	}
+}
