@@ -18,6 +18,11 @@ import (
 // AnyVersion makes Delete unconditional.
 const AnyVersion int64 = 0
 
+// Grace is how long a store that forgets by itself keeps a record beyond its
+// ExpiresAt, at the least, so that whoever finds it over can still tell why and
+// revoke its tokens.
+const Grace = time.Minute
+
 // EventKind says what happened to a device.
 type EventKind uint8
 
@@ -39,12 +44,15 @@ type Event struct {
 // Store keeps one record per device. It is safe for concurrent use, and each
 // method is one atomic step, seen whole by all replicas as soon as it returns.
 //
-// Every method honours its context. An error that is none of the outcomes named
-// here means that the store could not be asked or that its answer was lost: a
-// write may then have happened or not.
+// Every method honours its context; if that is over before the call, nothing
+// changes and the error is the context's. An error that is none of the outcomes
+// named here means that the store could not be asked or that its answer was
+// lost: a write may then have happened or not.
 //
 // Only Create makes a record, so no late write can bring back a device that was
-// deleted. Times are kept to the millisecond.
+// deleted. Times come back in UTC, cut to the millisecond. An owner that is
+// zero, an email address and a sid that are empty are no keys: nothing is found
+// or deleted by them.
 type Store interface {
 	// Create stores a new device with version 1 and a free lease, whatever r
 	// says of the two. If the id is taken, nothing changes and the answer is
@@ -81,13 +89,16 @@ type Store interface {
 	Rename(ctx context.Context, id domain.DeviceID, name string) error
 
 	// ListByOwner and ListByEmail return all devices of an owner, or of a
-	// verified email address, expired or not, without their tokens, the last
-	// seen first. None is an empty list and no error.
+	// verified email address, expired or not, the last seen first. Their three
+	// Secrets are empty, with all else of Tokens in its place: what has a
+	// RefreshExpiry has a refresh token. None is an empty list and no error.
 	ListByOwner(ctx context.Context, o domain.Owner) ([]domain.Record, error)
 	ListByEmail(ctx context.Context, email string) ([]domain.Record, error)
 
 	// Delete removes the device, if its version is from or from is AnyVersion,
-	// and returns what went, so that its tokens can be revoked.
+	// and returns what went, so that its tokens can be revoked. Nobody stays
+	// signed in for want of a key: here and in the next three, a token that
+	// cannot be opened comes back empty, and that is no error.
 	// domain.ErrNotFound; domain.ErrConflict if the version has moved on.
 	Delete(ctx context.Context, id domain.DeviceID, from int64) (domain.Record, error)
 
@@ -103,7 +114,8 @@ type Store interface {
 	// TakeLease gives the lease of the device to owner for ttl, if it is free,
 	// over, or owner's already, and returns the record as it is in that moment.
 	// If another holds it, the answer is domain.ErrLeaseHeld with the record,
-	// whose Lease tells for how long. domain.ErrNotFound.
+	// whose Lease tells for how long. Leases go by the store's clock. The owner
+	// is never "". domain.ErrNotFound.
 	TakeLease(ctx context.Context, id domain.DeviceID, owner string, ttl time.Duration) (domain.Record, error)
 	// RenewLease makes a lease that owner still holds last for ttl from now.
 	// domain.ErrNotFound; domain.ErrLeaseLost if it is over or another's.
@@ -112,25 +124,29 @@ type Store interface {
 	// and that is no error.
 	ReleaseLease(ctx context.Context, id domain.DeviceID, owner string) error
 
-	// Page returns up to limit records without their tokens and a cursor for
-	// the next call; the first cursor and the last are "". A record that is
-	// there from the first call to the last is seen exactly once.
+	// Page returns up to limit records, in the form of the lists, and a cursor
+	// for the next call; the first cursor and the last are "". A page may be
+	// empty and yet not the last. A record that is there from the first call to
+	// the last is seen exactly once. A limit below 1, or a cursor that no Page
+	// returned, is domain.ErrBadInput.
 	Page(ctx context.Context, cursor string, limit int) (records []domain.Record, next string, err error)
 
 	// Sweep removes up to limit records whose ExpiresAt is not after now and
-	// returns how many. It is housekeeping; a store whose server does it
-	// returns 0.
+	// returns how many. It is housekeeping; a store whose server does it (see
+	// Grace) does nothing and returns 0.
 	Sweep(ctx context.Context, now time.Time, limit int) (int, error)
 
 	// Subscribe calls f with every event from now on, of this replica and of
 	// the others, one at a time and in order for any one device, until ctx
-	// ends. It begins with a Gap, and repeats it when it may have missed
-	// something; f must not block. It returns ctx's error.
+	// ends. An event may come twice. It begins with a Gap, and repeats it when
+	// it may have missed something, as when f is too slow for the events. It
+	// returns ctx's error, or another if the store is closed under it.
 	Subscribe(ctx context.Context, f func(Event)) error
 
 	// Ping reports whether the store can be reached and used.
 	Ping(ctx context.Context) error
 
-	// Close gives everything back. No method may be called after it.
+	// Close gives everything back. No method may be called after it; a call
+	// that is under way ends soon, with an error if it was not done.
 	Close() error
 }
