@@ -1,0 +1,118 @@
+// Package routes is the broker's HTTP surface on Fiber: every path of ours, the
+// device cookie, the checks that a request passes on its way, and the proxy
+// that all other paths lead to. A handler parses, calls one use case and
+// writes; it returns its error, and errors.go makes the answer of it.
+//
+// What happens to devices and tokens is package usecase's business, what pages
+// look like is package web's, and how bytes reach an upstream is
+// infra/upstream's.
+package routes
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"cloakroom/infra/upstream"
+	"cloakroom/routes/web"
+	"cloakroom/usecase"
+)
+
+// Config is how the surface shows itself. The zero value of a field means that
+// it is off, but for the fields marked as needed.
+type Config struct {
+	Prefix         string         // needed: where our own paths are, "/auth" as a rule
+	PublicOrigin   string         // what browsers see, "https://app.example.com"; "" on loopback: as the request says
+	AllowedOrigins []string       // origins beside ours that may send state-changing requests
+	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
+	SecureCookie   bool           // browsers reach us over TLS
+	SameSiteStrict bool           // SameSite=Strict instead of Lax
+	Registration   bool           // the auth server registers people
+	Now            func() time.Time
+	Log            *slog.Logger
+}
+
+// Handlers is the surface, ready to be mounted.
+type Handlers struct{ handlers }
+
+type handlers struct {
+	Config
+	broker   *usecase.Broker
+	pages    *web.Pages
+	routes   *upstream.Table
+	engine   upstream.Engine
+	draining atomic.Bool
+}
+
+// New returns the surface over a broker, the table of upstreams and the engine
+// that reaches them.
+func New(broker *usecase.Broker, pages *web.Pages, table *upstream.Table, engine upstream.Engine, c Config) *Handlers {
+	return &Handlers{handlers{Config: c, broker: broker, pages: pages, routes: table, engine: engine}}
+}
+
+// Mount adds every path to app, whose error handler is to be h.Error.
+func (h *Handlers) Mount(app *fiber.App) {
+	app.Use(h.begin, h.checkOrigin)
+
+	app.Get("/health/live", h.own, h.live)
+	app.Get("/health/ready", h.own, h.ready)
+
+	auth := app.Group(h.Prefix, h.own)
+	auth.Get("/login", h.loginPage)
+	auth.Post("/login", h.login)
+	if h.Registration {
+		auth.Get("/register", h.registerPage)
+		auth.Post("/register", h.register)
+	}
+	auth.Get("/logout", h.logoutPage)
+	auth.Post("/logout", h.logout)
+	auth.Get("/session", h.session)
+
+	auth.Get("/devices", h.devices)
+	auth.Delete("/devices", h.signOutMany)
+	auth.Patch("/devices/:id", h.rename)
+	auth.Delete("/devices/:id", h.signOut)
+	// A form can only POST.
+	auth.Get("/devices/sign-out-others", h.confirmSignOutOthers)
+	auth.Get("/devices/sign-out-all", h.confirmSignOutAll)
+	auth.Post("/devices/sign-out-others", h.signOutOthersForm)
+	auth.Post("/devices/sign-out-all", h.signOutAllForm)
+	auth.Post("/devices/:id/rename", h.renameForm)
+	auth.Post("/devices/:id/sign-out", h.signOutForm)
+
+	auth.Get("/static/:name", h.static)
+	auth.Use(h.noSuchPath)
+
+	app.Use(h.proxy)
+}
+
+// Drain makes the readiness check fail, so that whoever balances load sends
+// new requests elsewhere.
+func (h *Handlers) Drain() { h.draining.Store(true) }
+
+// noSuchPath answers what nothing of ours under the prefix has matched, with
+// 405 if it is there for another method. The proxy must never see it.
+func (h *handlers) noSuchPath(c *fiber.Ctx) error {
+	for _, routes := range c.App().Stack() {
+		for _, r := range routes {
+			if r.Method != c.Method() && strings.HasPrefix(r.Path, h.Prefix+"/") && fiber.RoutePatternMatch(c.Path(), r.Path) {
+				return fiber.ErrMethodNotAllowed
+			}
+		}
+	}
+	return errNotFound
+}
+
+func (h *handlers) static(c *fiber.Ctx) error {
+	body, contentType, etag, ok := h.pages.Static(c.Params("name"))
+	if !ok {
+		return errNotFound
+	}
+	c.Set(fiber.HeaderETag, etag)
+	c.Set(fiber.HeaderContentType, contentType)
+	return c.Send(body)
+}
