@@ -1,0 +1,5 @@
+//go:build !linux
+
+package httpguard
+
+func newWatcher() watcher { return newPoller() }
