@@ -66,7 +66,7 @@ func Run(ctx context.Context, s Settings, log *slog.Logger) (err error) {
 }
 
 // Open checks the settings and opens the database. It does not listen; the
-// settings Listen is not used. ctx is for the opening alone. The caller closes
+// setting Listen is not used. ctx is for the opening alone. The caller closes
 // the Server.
 func Open(ctx context.Context, s Settings, log *slog.Logger) (*Server, error) {
 	return open(ctx, s, log, time.Now)
@@ -91,6 +91,9 @@ func open(ctx context.Context, s Settings, log *slog.Logger, now func() time.Tim
 	signer, err := tokens.NewSigner(key, s.Issuer, s.Audience, s.AccessTokenLifetime, now)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
+	}
+	if s.InsecureHashing {
+		log.WarnContext(ctx, "insecure-hashing is set: passwords are hashed more cheaply than is safe")
 	}
 	service := &signin.Service{
 		Accounts: store,

@@ -44,8 +44,10 @@ type Store struct {
 }
 
 // Open opens the file, makes it if it is not there, and brings its schema up to
-// date. A file that a newer version has migrated is refused. The file can be
-// read by its owner alone: it holds the signing key.
+// date. The file can be read by its owner alone: it holds the signing key. A
+// file that a newer version has migrated is refused. Of two processes that make
+// the same file at the same moment one may fail, and succeed when it is started
+// again; later they may share it.
 func Open(ctx context.Context, path string, rules Rules) (*Store, error) {
 	absolute, err := filepath.Abs(path)
 	if err != nil {
