@@ -1,0 +1,200 @@
+// Package broker puts the broker together: it alone knows every layer. It opens
+// what the settings name, joins the parts, serves until it is told to stop, and
+// then lets what is under way finish.
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"cloakroom/domain"
+	"cloakroom/infra/authapi"
+	"cloakroom/infra/db"
+	"cloakroom/infra/fiberapp"
+	"cloakroom/infra/httpguard"
+	"cloakroom/infra/seal"
+	"cloakroom/infra/settings"
+	"cloakroom/infra/upstream"
+	"cloakroom/repo"
+	"cloakroom/repo/memstore"
+	"cloakroom/repo/sealstore"
+	"cloakroom/repo/sqlitestore"
+	"cloakroom/routes"
+	"cloakroom/routes/web"
+	"cloakroom/usecase"
+)
+
+// provider is the name of the sign-in method of a JSON auth server. It is shown
+// on the devices page.
+const provider = "Password"
+
+// Run listens on the address in the settings and serves until ctx ends.
+func Run(ctx context.Context, s settings.Settings, log *slog.Logger) error {
+	l, err := Listen(s.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	return Serve(ctx, l, s, log)
+}
+
+// Listen opens a TCP listener. If the address is taken, the error says so in a
+// sentence that helps.
+func Listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is taken: another program listens there already; stop it or choose another port", address)
+	}
+	return l, err
+}
+
+// Serve serves on l, which it closes, until ctx ends. Then it takes no new
+// requests, gives those under way the settings' grace to finish, lets refreshes
+// store what they brought, and closes the store. It returns nil after such an
+// end.
+func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger) (err error) {
+	defer l.Close()
+	store, err := openStore(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+
+	client := authapi.New(authapi.Config{
+		BaseURL:      s.AuthURL,
+		RegisterPath: s.AuthRegisterPath, LoginPath: s.AuthLoginPath, RefreshPath: s.AuthRefreshPath, RevokePath: s.AuthRevokePath,
+		Form:       s.AuthBody == "form",
+		EmailField: s.AuthEmailField, PasswordField: s.AuthPasswordField, RefreshTokenField: s.AuthRefreshTokenField,
+		AccessTokenAnswer: s.AuthAnswerAccessToken, RefreshTokenAnswer: s.AuthAnswerRefreshToken, TokenTypeAnswer: s.AuthAnswerTokenType,
+		ExpiresInAnswer: s.AuthAnswerExpiresIn, RefreshExpiresInAnswer: s.AuthAnswerRefreshExpiresIn,
+		Timeout: s.AuthTimeout,
+	})
+	defer client.Close()
+
+	b := usecase.New(store, client, usecase.Config{
+		Provider: provider,
+		Issuer:   s.AuthIssuer,
+		Lifetimes: domain.Lifetimes{
+			Access: s.AccessTokenLifetime, Refresh: s.RefreshTokenLifetime,
+			Idle: s.IdleTimeout, Absolute: s.AbsoluteLifetime,
+			Margin: s.RefreshMargin, Ahead: s.RefreshAhead,
+		},
+		TouchInterval: s.TouchInterval,
+		AuthTimeout:   s.AuthTimeout,
+		Now:           time.Now,
+		Random:        rand.Reader,
+		Log:           log,
+	})
+	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { b.Run(behind) })
+	defer func() { stopBehind(); running.Wait() }()
+
+	return serveHTTP(ctx, l, s, log, b)
+}
+
+// serveHTTP puts the surface over b and serves it until ctx ends and what was
+// under way then is done or out of time.
+func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger, b *usecase.Broker) error {
+	pages, err := web.New()
+	if err != nil {
+		return fmt.Errorf("pages: %w", err)
+	}
+	table, err := upstream.NewTable(upstreamRoutes(s.Routes))
+	if err != nil {
+		return fmt.Errorf("routes: %w", err)
+	}
+	engine := upstream.NewTransport(upstream.Config{HeaderTimeout: s.UpstreamHeaderTimeout})
+	defer engine.Close()
+
+	h := routes.New(b, pages, table, engine, surface(s, log))
+	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Log: log})
+	h.Mount(app)
+
+	failed := make(chan error, 1)
+	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
+	log.InfoContext(ctx, "broker listens", "address", l.Addr().String(), "store", s.Store.Kind)
+	log.InfoContext(ctx, "this store serves one host: run one replica")
+
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	log.InfoContext(ctx, "stopping: finishing what is under way", "grace", s.ShutdownGrace)
+	h.Drain()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownGrace)
+	defer cancel()
+	if err := app.ShutdownWithContext(grace); err != nil {
+		log.WarnContext(ctx, "some requests were cut off", "error", err)
+	}
+	b.Drain(grace)
+	log.InfoContext(ctx, "stopped")
+	return nil
+}
+
+// openStore opens the store that the settings name, with the tokens sealed.
+func openStore(ctx context.Context, s settings.Settings) (repo.Store, error) {
+	var keys []seal.Key
+	for _, text := range s.SealKeys {
+		key, err := seal.ParseKey(text.Reveal())
+		if err != nil {
+			return nil, fmt.Errorf("seal-key: %w", err)
+		}
+		keys = append(keys, key)
+	}
+	if s.Store.Kind == settings.Memory && len(keys) == 0 {
+		return memstore.New(time.Now), nil
+	}
+	ring, err := seal.NewKeyring(keys...)
+	if err != nil {
+		return nil, fmt.Errorf("seal-key: %w", err)
+	}
+	if s.Store.Kind == settings.Memory {
+		return sealstore.New(memstore.New(time.Now), ring), nil
+	}
+	file, err := db.OpenSQLite(ctx, s.Store.Path)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	store, err := sqlitestore.New(ctx, file, time.Now)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("store: %w", err), file.Close())
+	}
+	return sealstore.New(store, ring), nil
+}
+
+func upstreamRoutes(list []settings.Route) []upstream.Route {
+	table := make([]upstream.Route, 0, len(list))
+	for _, r := range list {
+		table = append(table, upstream.Route{Prefix: r.Prefix, Target: r.Upstream, StripPrefix: r.StripPrefix})
+	}
+	return table
+}
+
+// surface is what the HTTP surface is told of the settings.
+func surface(s settings.Settings, log *slog.Logger) routes.Config {
+	c := routes.Config{
+		Prefix:         s.Prefix,
+		TrustedProxies: s.TrustedProxies,
+		SameSiteStrict: strings.EqualFold(s.CookieSameSite, "strict"),
+		Registration:   s.AuthRegisterPath != "",
+		Now:            time.Now,
+		Log:            log,
+	}
+	if s.PublicURL != nil {
+		c.PublicOrigin = s.PublicURL.Scheme + "://" + s.PublicURL.Host
+		c.SecureCookie = s.PublicURL.Scheme == "https"
+	}
+	for _, o := range s.AllowedOrigins {
+		c.AllowedOrigins = append(c.AllowedOrigins, o.Scheme+"://"+o.Host)
+	}
+	return c
+}
