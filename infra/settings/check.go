@@ -1,0 +1,199 @@
+package settings
+
+import (
+	"cmp"
+	"errors"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"cloakroom/infra/seal"
+	"cloakroom/infra/settings/schema"
+)
+
+// check adds what is wrong with settings that are each well-formed: those that
+// do not go together, and those that are unsafe without saying so.
+func check(s Settings, l *schema.Loaded) {
+	checkAddress(s, l)
+	checkRoutes(s, l)
+	checkSealKeys(s, l)
+	checkAuthServer(s, l)
+	checkTimes(s, l)
+}
+
+func checkAddress(s Settings, l *schema.Loaded) {
+	switch {
+	case !l.Valid("prefix"):
+	case s.Prefix == "/":
+		l.Rejectf("%s: leaves no path to the routes; give one below it, for example /auth", l.Where("prefix"))
+	case under(s.Prefix, healthPath):
+		l.Rejectf("%s: is below %s, where health is told; give another path, for example /auth", l.Where("prefix"), healthPath)
+	}
+	for i, p := range s.TrustedProxies {
+		if p.Bits() == 0 {
+			l.Rejectf("%s: trusts everybody, who may then claim any address; list the proxies in front", l.WhereItem("trusted-proxy", i))
+		}
+	}
+	if !l.Valid("listen", "public-url", "unsafe-insecure-cookie") {
+		return
+	}
+	public, listen := l.Where("public-url"), l.Where("listen")
+	local := loopbackAddress(s.Listen)
+	switch {
+	case s.PublicURL == nil && !local:
+		l.Rejectf("public-url: is missing, and %s is not a loopback address; %s", listen, l.Remedy("public-url"))
+	case s.PublicURL == nil:
+	case s.PublicURL.Scheme == "https" && s.UnsafeInsecureCookie:
+		l.Rejectf("%s: has no use with an https public-url; take it out", l.Where("unsafe-insecure-cookie"))
+	case s.PublicURL.Scheme == "https" || s.UnsafeInsecureCookie:
+	case !loopback(s.PublicURL.Hostname()):
+		l.Rejectf("%s: is plain http, so that the cookie could be stolen on the way; use https, or set --unsafe-insecure-cookie", public)
+	case !local:
+		l.Rejectf("%s: is a loopback address, but %s is open to others; listen on 127.0.0.1, give the URL that others open, or, where only loopback leads to it as with a container's published port, set --unsafe-insecure-cookie", public, listen)
+	}
+	if s.PublicURL == nil {
+		return
+	}
+	for i, origin := range s.AllowedOrigins {
+		if s.PublicURL.Scheme == "https" && origin.Scheme == "http" && !loopback(origin.Hostname()) {
+			l.Rejectf("%s: is plain http, so that whoever is on the way could act for people; use https", l.WhereItem("allowed-origin", i))
+		}
+	}
+}
+
+// healthPath is where health is told, beside everything under the prefix.
+const healthPath = "/health"
+
+func checkRoutes(s Settings, l *schema.Loaded) {
+	seen := map[string]string{}
+	for i, r := range s.Routes {
+		where := l.WhereItem("route", i)
+		if first, twice := seen[r.Prefix]; twice {
+			l.Rejectf("%s: has the same path as %s; keep one of them", where, first)
+		}
+		seen[r.Prefix] = where
+		for _, own := range []string{s.Prefix, healthPath} {
+			if own != "/" && under(r.Prefix, own) && l.Valid("prefix") {
+				l.Rejectf("%s: is below %s, which is Cloakroom's own; choose another path, or another prefix", where, own)
+			}
+		}
+		if l.Valid("listen") && pointsAt(r.Upstream, s.Listen) {
+			l.Rejectf("%s: leads back to Cloakroom itself; give the upstream's own address", where)
+		}
+	}
+}
+
+// exampleSealKey is the key of the documents. Everybody knows it.
+const exampleSealKey = "dGhpcy1pcy10aGUtZXhhbXBsZS1ub3QtYS1zZWNyZXQ"
+
+func checkSealKeys(s Settings, l *schema.Loaded) {
+	if l.Valid("seal-key", "store") && len(s.SealKeys) == 0 && s.Store.Kind != Memory {
+		l.Rejectf("seal-key: is missing, and tokens in the store have to be encrypted; make one with 'cloakroom keys generate' and set --seal-key-file, CLOAKROOM_SEAL_KEY_FILE, CLOAKROOM_SEAL_KEY or seal-key in the YAML file")
+	}
+	seen := map[string]string{}
+	for i, text := range s.SealKeys {
+		where := l.WhereItem("seal-key", i)
+		key, err := seal.ParseKey(text.Reveal())
+		first, twice := seen[key.ID()]
+		switch {
+		case errors.Is(err, seal.ErrKeyForm):
+			l.Rejectf("%s: is no key; make one with 'cloakroom keys generate' and copy the whole line, <id>:<key>", where)
+		case errors.Is(err, seal.ErrKeySize):
+			l.Rejectf("%s: is not 32 bytes long; make one with 'cloakroom keys generate'", where)
+		case err != nil:
+			l.Rejectf("%s: is too regular to be a random key; make one with 'cloakroom keys generate'", where)
+		case strings.HasSuffix(strings.TrimSuffix(text.Reveal(), "="), ":"+exampleSealKey):
+			l.Rejectf("%s: is the key of the documents, which everybody knows; make one with 'cloakroom keys generate'", where)
+		case twice:
+			l.Rejectf("%s: has the same id as %s; give each key an id of its own", where, first)
+		}
+		if err == nil {
+			seen[key.ID()] = where
+		}
+	}
+}
+
+func checkAuthServer(s Settings, l *schema.Loaded) {
+	if l.Valid("auth-url", "unsafe-plain-auth-url") && s.AuthURL != nil {
+		switch plain := s.AuthURL.Scheme == "http" && !loopback(s.AuthURL.Hostname()); {
+		case plain && !s.UnsafePlainAuthURL:
+			l.Rejectf("%s: is plain http, so that passwords and tokens could be read on the way; use https, or set --unsafe-plain-auth-url", l.Where("auth-url"))
+		case !plain && s.UnsafePlainAuthURL:
+			l.Rejectf("%s: has no use with this auth-url; take it out", l.Where("unsafe-plain-auth-url"))
+		}
+		if l.Valid("listen") && pointsAt(s.AuthURL, s.Listen) {
+			l.Rejectf("%s: leads back to Cloakroom itself; give the auth server's own address", l.Where("auth-url"))
+		}
+	}
+	if l.Valid("auth-email-field", "auth-password-field") && s.AuthEmailField == s.AuthPasswordField {
+		l.Rejectf("%s: is the same field as %s; give each a field of its own", l.Where("auth-password-field"), l.Where("auth-email-field"))
+	}
+	answers := map[string]string{} // by field, the setting that names it first
+	for _, a := range []struct{ name, field string }{
+		{"auth-answer-access-token", s.AuthAnswerAccessToken},
+		{"auth-answer-refresh-token", s.AuthAnswerRefreshToken},
+		{"auth-answer-token-type", s.AuthAnswerTokenType},
+		{"auth-answer-expires-in", s.AuthAnswerExpiresIn},
+		{"auth-answer-refresh-expires-in", s.AuthAnswerRefreshExpiresIn},
+	} {
+		if first, twice := answers[a.field]; twice && l.Valid(a.name, first) {
+			l.Rejectf("%s: is the same field as %s; give each a field of its own", l.Where(a.name), l.Where(first))
+		}
+		answers[a.field] = a.name
+	}
+}
+
+func checkTimes(s Settings, l *schema.Loaded) {
+	// longer complains if a is longer than most.
+	longer := func(aName string, a time.Duration, bName string, b, most time.Duration, sentence string) {
+		if l.Valid(aName, bName) && a > most {
+			l.Rejectf("%s: %s does not go with %s of %s: %s", l.Where(aName), schema.FormatDuration(a), l.Where(bName), schema.FormatDuration(b), sentence)
+		}
+	}
+	longer("idle-timeout", s.IdleTimeout, "absolute-lifetime", s.AbsoluteLifetime, s.AbsoluteLifetime,
+		"no device lives long enough to be idle; shorten the first or lengthen the second")
+	longer("touch-interval", s.TouchInterval, "idle-timeout", s.IdleTimeout, s.IdleTimeout/2,
+		"a device in use would be signed out as idle; make the first at most half of the second")
+	longer("access-token-lifetime", s.AccessTokenLifetime, "refresh-token-lifetime", s.RefreshTokenLifetime, s.RefreshTokenLifetime,
+		"no access token lives long enough to be refreshed; shorten the first or lengthen the second")
+	longer("auth-timeout", s.AuthTimeout, "shutdown-grace", s.ShutdownGrace, s.ShutdownGrace,
+		"a refresh under way at the end could lose its tokens; shorten the first or lengthen the second")
+	if s.RefreshAhead > 0 {
+		longer("refresh-margin", s.RefreshMargin, "refresh-ahead", s.RefreshAhead, s.RefreshAhead-1,
+			"an access token has expired before it is refreshed ahead; make the second longer, or 0 for never")
+	}
+}
+
+// under reports whether a path is base or below it, by whole segments.
+func under(path, base string) bool {
+	return path == base || strings.HasPrefix(path, base+"/")
+}
+
+// loopback reports whether a host is this machine to whoever names it.
+func loopback(host string) bool {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") { // RFC 6761, section 6.3
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+func loopbackAddress(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	return err == nil && loopback(strings.ToLower(host))
+}
+
+// pointsAt reports whether a URL leads to the address that is listened on, as
+// far as that can be told without asking for names.
+func pointsAt(u *url.URL, listen string) bool {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || u.Scheme != "http" || cmp.Or(u.Port(), "80") != port {
+		return false
+	}
+	addr, err := netip.ParseAddr(host)
+	everywhere := host == "" || err == nil && addr.IsUnspecified()
+	byName := host == "localhost" || u.Hostname() == "localhost"
+	return u.Hostname() == host || loopback(u.Hostname()) && (everywhere || byName && loopback(host))
+}

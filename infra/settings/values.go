@@ -1,0 +1,87 @@
+package settings
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+
+	"cloakroom/infra/settings/schema"
+)
+
+// Route sends the requests below a path to an upstream.
+type Route struct {
+	// Prefix is "/" or a path without a slash at its end. It matches whole
+	// segments: /api matches /api and /api/x, not /apis.
+	Prefix string `name:"prefix" form:"path" required:""`
+	// Upstream has no slash at its end.
+	Upstream *url.URL `name:"upstream" form:"base" required:""`
+	// StripPrefix takes the prefix off before the request goes on.
+	StripPrefix bool `name:"strip-prefix"`
+}
+
+const stripPrefixOption = "strip-prefix"
+
+// UnmarshalText reads the form of flags and variables: /api=http://127.0.0.1:9000,
+// with ";strip-prefix" behind it or not.
+func (r *Route) UnmarshalText(text []byte) error {
+	route, option, hasOption := strings.Cut(string(text), ";")
+	prefix, upstream, found := strings.Cut(route, "=")
+	if !found {
+		return errors.New("is not a route; write /path=URL, for example /api=http://127.0.0.1:9000")
+	}
+	if hasOption && option != stripPrefixOption {
+		return errors.New("has an unknown option; only ;" + stripPrefixOption + " may follow the URL")
+	}
+	r.StripPrefix = hasOption
+	return schema.Fill(r, map[string]string{"prefix": prefix, "upstream": upstream})
+}
+
+// String returns the form that UnmarshalText reads.
+func (r Route) String() string {
+	text := r.Prefix + "=" + r.Upstream.String()
+	if r.StripPrefix {
+		text += ";" + stripPrefixOption
+	}
+	return text
+}
+
+// The kinds of store that there are.
+const (
+	SQLite = "sqlite"
+	Memory = "memory"
+)
+
+// Store says where devices are kept.
+type Store struct {
+	Kind string // SQLite or Memory
+	Path string // of SQLite's file
+}
+
+// UnmarshalText reads sqlite://relative/path, sqlite:///absolute/path or memory:.
+func (s *Store) UnmarshalText(text []byte) error {
+	scheme, rest, _ := strings.Cut(string(text), ":")
+	rest = strings.TrimPrefix(rest, "//")
+	switch {
+	case scheme == Memory && rest == "":
+		*s = Store{Kind: Memory}
+	case scheme == Memory:
+		return errors.New("has something after memory:; take it out")
+	case scheme != SQLite:
+		return errors.New("is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db or memory:")
+	case rest == "" || strings.HasSuffix(rest, "/"):
+		return errors.New("names no file; write for example sqlite://data/cloakroom.db")
+	case strings.ContainsAny(rest, "?#%:\x00"):
+		return errors.New("has one of ? # % : in the file's name; write a plain path, or memory: for no file at all")
+	default:
+		*s = Store{Kind: SQLite, Path: rest}
+	}
+	return nil
+}
+
+// String returns the form that UnmarshalText reads.
+func (s Store) String() string {
+	if s.Kind == Memory {
+		return "memory:"
+	}
+	return s.Kind + "://" + s.Path
+}
