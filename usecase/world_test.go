@@ -162,8 +162,6 @@ func (w *world) gone(id domain.DeviceID) bool {
 	return errors.Is(err, domain.ErrNotFound)
 }
 
-func (w *world) refreshes() int { return w.auth.Granted(authapitest.RefreshPath) }
-
 func (w *world) refreshCalls() int { return len(w.auth.Requests(authapitest.RefreshPath)) }
 
 // eventually waits for something that is to become true.
