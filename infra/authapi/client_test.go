@@ -346,18 +346,3 @@ func TestConnectionsAreReused(t *testing.T) {
 		t.Errorf("%d connections for 10 calls, want 1", n)
 	}
 }
-
-func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
-	var asked atomic.Bool
-	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Store(true) }))
-	t.Cleanup(proxy.Close)
-	t.Setenv("HTTP_PROXY", proxy.URL)
-	t.Setenv("http_proxy", proxy.URL)
-	// A name that cannot be, because the standard library never takes a proxy
-	// to loopback addresses.
-	_, err := newClient(t, "http://auth.invalid").Refresh(t.Context(), domain.NewSecret("r"))
-	if asked.Load() {
-		t.Error("the proxy got the request")
-	}
-	wantUnavailable(t, err, authapi.Network, 0)
-}

@@ -141,7 +141,17 @@ var broken = map[string]authapitest.Behaviour{
 	"refresh token, list":  authapitest.Answer(200, `{"access_token":"a","refresh_token":["r"]}`),
 	"two objects":          authapitest.Answer(200, `{"access_token":"a"}{"access_token":"b"}`),
 	"cut JSON":             authapitest.Answer(200, `{"access_token":"a","refr`),
-	"too big":              authapitest.Answer(200, `{"access_token":"a","x":"`+strings.Repeat("x", 1<<20)+`"}`),
+	"too big":              authapitest.Answer(200, `{"access_token":"a"}`+strings.Repeat(" ", 1<<20)),
+	"endless":              endless,
+}
+
+// endless answers until the client has enough.
+func endless(w http.ResponseWriter, _ *http.Request, _ func() authapitest.Reply) {
+	for spaces := strings.Repeat(" ", 64<<10); ; {
+		if _, err := io.WriteString(w, spaces); err != nil {
+			return
+		}
+	}
 }
 
 func TestBrokenAnswers(t *testing.T) {

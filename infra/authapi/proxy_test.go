@@ -1,0 +1,12 @@
+package authapi
+
+import "testing"
+
+// What a proxy of the environment would see are passwords and tokens. This
+// cannot be tried out: the standard library reads the environment once and
+// never takes a proxy to loopback addresses.
+func TestNoProxyIsTakenFromTheEnvironment(t *testing.T) {
+	if New(Config{}).transport.Proxy != nil {
+		t.Error("the transport asks for a proxy")
+	}
+}
