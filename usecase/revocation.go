@@ -2,6 +2,7 @@ package usecase
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"cloakroom/domain"
@@ -84,6 +85,7 @@ func (b *Broker) drainRevocations(ctx context.Context) {
 	}
 }
 
+// revokeNow tells the auth server and reports whether nothing is left to do.
 func (b *Broker) revokeNow(ctx context.Context, t domain.Tokens) bool {
 	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
 	defer cancel()
@@ -91,5 +93,6 @@ func (b *Broker) revokeNow(ctx context.Context, t domain.Tokens) bool {
 	if err != nil {
 		b.Log.WarnContext(ctx, "revoking tokens at the auth server", "error", err)
 	}
-	return err == nil
+	// A pair that the auth server does not know any more is as good as revoked.
+	return err == nil || errors.Is(err, domain.ErrInvalidGrant)
 }
