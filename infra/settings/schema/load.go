@@ -103,6 +103,28 @@ func (l *Loaded) Rejectf(format string, args ...any) {
 	l.problems = append(l.problems, fmt.Sprintf(format, args...))
 }
 
+// Reject adds the problems that errors.Join joined, or one. A text that begins
+// with a setting's name and a colon names it in the form in which it was given
+// instead.
+func (l *Loaded) Reject(err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			l.Reject(err)
+		}
+		return
+	}
+	if err == nil {
+		return
+	}
+	text := err.Error()
+	if name, rest, found := strings.Cut(text, ": "); found {
+		if _, ok := l.schema.row(name); ok {
+			text = l.Where(name) + ": " + rest
+		}
+	}
+	l.problems = append(l.problems, text)
+}
+
 // Valid reports whether all named settings could be read, so that it makes
 // sense to compare them.
 func (l *Loaded) Valid(names ...string) bool {
@@ -150,7 +172,7 @@ func (l *Loaded) Values() []Value {
 			v.Origin = g.where
 		}
 		switch {
-		case l.refused[r.Name]:
+		case l.refused[r.Name] && l.Given(r.Name):
 			v.Value = "[refused]"
 		case r.field != nil:
 			v.Value = r.formatValue(l.target.FieldByIndex(r.field))

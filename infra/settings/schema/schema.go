@@ -14,6 +14,7 @@
 package schema
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -102,7 +103,7 @@ func Of(sample any, prefix string, yaml bool) *Schema {
 		s.add(row)
 		if row.Secret {
 			s.add(Row{
-				Name: row.Name + "-file", Group: row.Group, Placeholder: "PATH", YAML: yaml, FileOf: row.Name,
+				Name: row.Name + "-file", Group: row.Group, Placeholder: "PATH", YAML: yaml, FileOf: row.Name, Example: "/run/secrets/" + row.Name,
 				Help: fmt.Sprintf("File that holds %s, so that no list of processes or environment shows it.", row.Name),
 			})
 		}
@@ -165,7 +166,7 @@ func fieldRow(f reflect.StructField, name string, index []int) Row {
 	r := Row{
 		Name: name, field: index,
 		Default: f.Tag.Get("default"), Example: f.Tag.Get("example"), Help: f.Tag.Get("help"),
-		Group: f.Tag.Get("group"), Placeholder: f.Tag.Get("placeholder"), Form: f.Tag.Get("form"), Min: f.Tag.Get("min"),
+		Group: cmp.Or(f.Tag.Get("group"), "Settings"), Placeholder: f.Tag.Get("placeholder"), Form: f.Tag.Get("form"), Min: f.Tag.Get("min"),
 		Required: has("required"), Empty: has("empty"), Secret: has("secret"),
 	}
 	if enum := f.Tag.Get("enum"); enum != "" {

@@ -163,7 +163,7 @@ func TestProblems(t *testing.T) {
 		{name: "a flag given twice", in: schema.Input{Flags: []schema.Flag{{Name: "wait", Values: []string{"1m", "2m"}}}},
 			want: []string{"--wait: has several values; give one"}},
 		{name: "stray arguments", in: schema.Input{Stray: []string{"--wiat=1m", "-w", "1m", "--no=", "---"}},
-			want: []string{"--wiat: there is no such flag; did you mean wait?", "an argument that begins", "an argument belongs", "--no: there is no such flag; ", "an argument that begins"}},
+			want: []string{"--wiat: there is no such flag; did you mean --wait?", "an argument that begins", "an argument belongs", "--no: there is no such flag; ", "an argument that begins"}},
 		{name: "unknown variables", in: schema.Input{Environ: []string{"SHOP_LISTENS=1", "shop_wait=1m", "SHOPPING=1", "SHOP_FOO=1"}},
 			want: []string{"SHOP_FOO: there is no such setting; take it out", "SHOP_LISTENS: there is no such setting; did you mean SHOP_LISTEN?", "shop_wait: there is no such setting; did you mean SHOP_WAIT?"}},
 		{name: "a value too small", in: schema.Input{Environ: []string{"SHOP_WAIT=9s", "SHOP_WORKER_COUNT=0"}},

@@ -26,6 +26,7 @@ func (l *Loaded) flags(flags []Flag) source {
 		where := "--" + f.Name
 		if f.NoValue {
 			l.refuse(f.Name, "%s: has no value; write %s=%s", where, where, row.Placeholder)
+			s[f.Name] = given{where: where}
 		}
 		if len(f.Values) > 0 {
 			s[f.Name] = l.texts(row, where, f.Values...)
@@ -39,7 +40,7 @@ func (l *Loaded) flags(flags []Flag) source {
 func (l *Loaded) strayArguments(args []string) {
 	var names []string
 	for _, r := range l.schema.rows {
-		names = append(names, r.Name)
+		names = append(names, "--"+r.Name)
 	}
 	for _, arg := range args {
 		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
