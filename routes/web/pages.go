@@ -42,7 +42,7 @@ type ConfirmPage struct {
 	Prefix string  // where the broker's own paths begin; empty means /auth
 	Title  string  // the question: "Log out of this device?"
 	Text   string  // what happens then
-	Action string  // where the button posts to, below Prefix: "/logout"
+	Action string  // where the button posts to, a local path: "/auth/logout"
 	Fields []Field // what it posts
 	Button string  // what the button says: "Log out"
 	Cancel string  // where the way out leads, a local path; empty means {Prefix}/devices

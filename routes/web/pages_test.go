@@ -66,7 +66,7 @@ func examples() []example {
 			}},
 			example{"confirm " + name, prefix, func(p *Pages, w io.Writer) error {
 				fields := []Field{{Name: text, Value: text}}
-				return p.Confirm(w, ConfirmPage{Prefix: prefix, Title: text, Text: text, Action: path, Fields: fields, Button: text, Cancel: path})
+				return p.Confirm(w, ConfirmPage{Prefix: prefix, Title: text, Text: text, Action: prefixOr(prefix) + path, Fields: fields, Button: text, Cancel: path})
 			}},
 			example{"message " + name, prefix, func(p *Pages, w io.Writer) error {
 				status := 0
@@ -323,7 +323,7 @@ func TestConfirmHasOneButtonAndAWayOut(t *testing.T) {
 	p := mustNew(t)
 	all := elements(t, func(w io.Writer) error {
 		return p.Confirm(w, ConfirmPage{
-			Prefix: "/door", Title: "Log out?", Action: "/logout", Button: "Log out", Fields: []Field{{"return_to", "/app"}},
+			Prefix: "/door", Title: "Log out?", Action: "/door/logout", Button: "Log out", Fields: []Field{{"return_to", "/app"}},
 		})
 	})
 	forms, buttons, links, fields := named(all, "form"), named(all, "button"), named(all, "a"), named(all, "input")
