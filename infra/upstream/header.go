@@ -1,0 +1,348 @@
+package upstream
+
+import (
+	"iter"
+	"strings"
+)
+
+// Field is one line of a header or trailer section.
+type Field struct {
+	Name, Value string
+}
+
+// What a request's fields are on their way to an upstream. The bytes that are
+// yielded may change after the iteration; RequestHeader copies what it keeps.
+type fields = iter.Seq2[[]byte, []byte]
+
+// RequestHeader makes the header of the request to an upstream out of the one
+// that a client has sent. What the client says about itself, about its way here
+// or about who it is does not pass: those fields are from's and authorization's
+// to say. cookie is the Cookie field to send, without our own; it and
+// authorization may be empty.
+//
+// Fields of one connection only do not pass either: the ones of RFC 9110,
+// section 7.6.1, and those that the client's Connection names. They are taken
+// out before ours are put in, so that Connection cannot name one of ours.
+func RequestHeader(in fields, from Client, cookie, authorization string) []Field {
+	out := make([]Field, 0, 24)
+	var (
+		named    []string // by Connection
+		chain    string
+		trailers bool
+	)
+	for name, value := range in {
+		switch requestField(name) {
+		case endToEnd:
+			if plainValue(value) {
+				out = append(out, Field{intern(name), string(value)})
+			}
+		case connection:
+			named = appendTokens(named, value)
+		case te:
+			trailers = trailers || hasToken(value, "trailers")
+		case forwardedFor:
+			if from.Trusted && plainValue(value) {
+				chain = appendElement(chain, string(value))
+			}
+		}
+	}
+	out = without(out, named)
+	if trailers {
+		// Without it an upstream keeps its trailers to itself.
+		out = append(out, Field{"Te", "trailers"})
+	}
+	if cookie != "" {
+		out = append(out, Field{"Cookie", cookie})
+	}
+	if authorization != "" {
+		out = append(out, Field{"Authorization", authorization})
+	}
+	return from.appendTo(out, chain)
+}
+
+// ResponseHeader takes out of an upstream's header, in place, what is not for
+// the client: fields of one connection only, and any Set-Cookie for one of
+// cookies, which are ours alone to set. An upstream that could set them could
+// put somebody into another's session.
+//
+// Content-Length goes as well: the length of a response's body is in
+// Response.Length.
+func ResponseHeader(header []Field, cookies ...string) []Field {
+	var named []string
+	out := header[:0]
+	for _, f := range header {
+		switch responseField(f.Name) {
+		case connection:
+			named = appendTokens(named, f.Value)
+			continue
+		case hopByHop, replaced:
+			continue
+		case setCookie:
+			if setsCookie(f.Value, cookies) {
+				continue
+			}
+		}
+		out = append(out, f)
+	}
+	return without(out, named)
+}
+
+// PassesTrailer reports whether a trailer field of this name may pass, in
+// either direction: none that any header policy has an opinion on (RFC 9110,
+// section 6.5.1).
+func PassesTrailer(name string) bool {
+	return requestField(name) == endToEnd && responseField(name) == endToEnd
+}
+
+// kind is what a field's name means for the policy.
+type kind uint8
+
+const (
+	endToEnd kind = iota
+	hopByHop
+	replaced // ours to say, or by its name not fit to pass
+	connection
+	te
+	forwardedFor
+	setCookie
+)
+
+// requestField tells what a client's field is.
+//
+// Names with an underscore do not pass, because CGI and its heirs make the same
+// variable of X_Forwarded_For and X-Forwarded-For; nor does Proxy, which becomes
+// HTTP_PROXY there. X-Original-* and X-Rewrite-Url name the path to some
+// frameworks, past every check that was made of the one in the request line.
+func requestField[T ~string | ~[]byte](name T) kind {
+	if !plainName(name) {
+		return replaced
+	}
+	switch name[0] | 0x20 {
+	case 'a':
+		return oneOf(name, replaced, "authorization")
+	case 'c':
+		if is(name, "connection") {
+			return connection
+		}
+		return oneOf(name, replaced, "content-length", "cookie", "client-ip", "cf-connecting-ip")
+	case 'e':
+		return oneOf(name, replaced, "expect") // answered already
+	case 'f':
+		return oneOf(name, replaced, "forwarded", "fastly-client-ip")
+	case 'h':
+		if is(name, "http2-settings") {
+			return hopByHop
+		}
+		return oneOf(name, replaced, "host")
+	case 'k':
+		return oneOf(name, hopByHop, "keep-alive")
+	case 'p':
+		return oneOf(name, hopByHop, "proxy-connection", "proxy-authenticate", "proxy-authorization", "proxy-authentication-info", "proxy")
+	case 'r':
+		return oneOf(name, replaced, "remote-user", "remote-groups", "remote-email", "remote-name")
+	case 't':
+		if is(name, "te") {
+			return te
+		}
+		if is(name, "true-client-ip") {
+			return replaced
+		}
+		return oneOf(name, hopByHop, "transfer-encoding", "trailer")
+	case 'u':
+		return oneOf(name, hopByHop, "upgrade")
+	case 'x':
+		switch {
+		case is(name, "x-forwarded-for"):
+			return forwardedFor
+		case begins(name, "x-forwarded-"), begins(name, "x-auth-request-"), begins(name, "x-original-"):
+			return replaced
+		}
+		return oneOf(name, replaced, "x-forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-rewrite-url")
+	}
+	return endToEnd
+}
+
+// responseField tells what an upstream's field is.
+func responseField(name string) kind {
+	if name == "" {
+		return replaced
+	}
+	switch name[0] | 0x20 {
+	case 'c':
+		if is(name, "connection") {
+			return connection
+		}
+		return oneOf(name, replaced, "content-length")
+	case 'k':
+		return oneOf(name, hopByHop, "keep-alive")
+	case 'p':
+		return oneOf(name, hopByHop, "proxy-connection", "proxy-authenticate", "proxy-authorization", "proxy-authentication-info")
+	case 's':
+		return oneOf(name, setCookie, "set-cookie")
+	case 't':
+		return oneOf(name, hopByHop, "te", "transfer-encoding", "trailer")
+	case 'u':
+		return oneOf(name, hopByHop, "upgrade")
+	}
+	return endToEnd
+}
+
+// setsCookie reports whether a Set-Cookie field is for one of names, as lenient
+// readers see it: RFC 6265, section 5.2, trims the name; browsers send a cookie
+// without a name as its bare value, so that "=name=value" comes back as ours.
+func setsCookie(value string, names []string) bool {
+	pair, _, _ := strings.Cut(value, ";")
+	name, _, _ := strings.Cut(strings.TrimLeft(pair, " \t="), "=")
+	name = strings.TrimRight(name, " \t")
+	for _, n := range names {
+		if strings.EqualFold(name, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// without takes the named fields out, in place.
+func without(list []Field, named []string) []Field {
+	if len(named) == 0 {
+		return list
+	}
+	out := list[:0]
+next:
+	for _, f := range list {
+		for _, n := range named {
+			if strings.EqualFold(f.Name, n) {
+				continue next
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// mostTokens bounds how many names a Connection field can have taken out. Each
+// of them is compared with each field.
+const mostTokens = 64
+
+// appendTokens adds the names in a Connection field's value to list, but for
+// the two that nearly every one has and that name no field.
+func appendTokens[T ~string | ~[]byte](list []string, value T) []string {
+	for tok := range tokens(value) {
+		if len(list) < mostTokens && !is(tok, "close") && !is(tok, "keep-alive") {
+			list = append(list, string(tok))
+		}
+	}
+	return list
+}
+
+func hasToken(value []byte, want string) bool {
+	for tok := range tokens(value) {
+		if is(tok, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// tokens yields the elements of a comma-separated list without the spaces
+// around them.
+func tokens[T ~string | ~[]byte](value T) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for i := 0; i <= len(value); {
+			end := i
+			for end < len(value) && value[end] != ',' {
+				end++
+			}
+			from, to := i, end
+			for from < to && (value[from] == ' ' || value[from] == '\t') {
+				from++
+			}
+			for from < to && (value[to-1] == ' ' || value[to-1] == '\t') {
+				to--
+			}
+			if from < to && !yield(value[from:to]) {
+				return
+			}
+			i = end + 1
+		}
+	}
+}
+
+func oneOf[T ~string | ~[]byte](name T, k kind, names ...string) kind {
+	for _, n := range names {
+		if is(name, n) {
+			return k
+		}
+	}
+	return endToEnd
+}
+
+// is reports whether s is lower, which is in lower case, in any case.
+func is[T ~string | ~[]byte](s T, lower string) bool {
+	return len(s) == len(lower) && begins(s, lower)
+}
+
+func begins[T ~string | ~[]byte](s T, lower string) bool {
+	if len(s) < len(lower) {
+		return false
+	}
+	for i := range len(lower) {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// plainName reports whether name is a token (RFC 9110, section 5.6.2) without
+// an underscore.
+func plainName[T ~string | ~[]byte](name T) bool {
+	for i := range len(name) {
+		if !nameByte[name[i]] {
+			return false
+		}
+	}
+	return len(name) > 0
+}
+
+var nameByte = func() (t [256]bool) {
+	for _, c := range []byte("!#$%&'*+-.^`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+		t[c] = true
+	}
+	return t
+}()
+
+// plainValue reports whether value holds no control character but HTAB.
+func plainValue(value []byte) bool {
+	for _, c := range value {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// intern returns name as a string, without a copy if it is a common one.
+func intern(name []byte) string {
+	if s, ok := commonNames[string(name)]; ok {
+		return s
+	}
+	return string(name)
+}
+
+var commonNames = func() map[string]string {
+	m := make(map[string]string)
+	for _, n := range []string{
+		"Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Content-Encoding", "Content-Type", "Dnt", "If-Match",
+		"If-Modified-Since", "If-None-Match", "If-Range", "Last-Event-Id", "Origin", "Pragma", "Priority", "Range", "Referer",
+		"Sec-Ch-Ua", "Sec-Ch-Ua-Mobile", "Sec-Ch-Ua-Platform", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site",
+		"Sec-Fetch-User", "Upgrade-Insecure-Requests", "User-Agent", "X-Csrf", "X-Request-Id", "X-Requested-With",
+	} {
+		m[n] = n
+	}
+	return m
+}()

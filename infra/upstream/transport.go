@@ -1,0 +1,220 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Config bounds what an upstream may take. The zero value of every field stands
+// for its default.
+type Config struct {
+	// ConnectTimeout bounds making a connection, and the TLS handshake on it
+	// once more. Default 5 s.
+	ConnectTimeout time.Duration
+	// HeaderTimeout bounds the wait for an answer to begin, from the moment at
+	// which the request is sent completely. Default 30 s.
+	HeaderTimeout time.Duration
+	// IdleTimeout is for how long a connection is kept for the next request.
+	// Default 30 s.
+	IdleTimeout time.Duration
+	// MaxIdlePerHost is how many connections are kept for each upstream.
+	// Default 512.
+	MaxIdlePerHost int
+	// TLS is how https upstreams are verified. Default: by the system's roots.
+	TLS *tls.Config
+}
+
+const (
+	maxResponseHeader = 64 << 10 // bytes
+	transportBuffer   = 16 << 10 // bytes, for each direction of each connection
+)
+
+// Transport is the Engine over net/http: HTTP/1.1, and HTTP/2 where a TLS
+// upstream offers it.
+type Transport struct {
+	http *http.Transport
+}
+
+var _ Engine = (*Transport)(nil)
+
+// NewTransport returns a Transport without connections.
+func NewTransport(c Config) *Transport {
+	setDefault(&c.ConnectTimeout, 5*time.Second)
+	setDefault(&c.HeaderTimeout, 30*time.Second)
+	setDefault(&c.IdleTimeout, 30*time.Second)
+	setDefault(&c.MaxIdlePerHost, 512)
+	return &Transport{http: &http.Transport{
+		Proxy:                  nil, // the environment's has no say in where requests go
+		DialContext:            (&net.Dialer{Timeout: c.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:        c.TLS,
+		TLSHandshakeTimeout:    c.ConnectTimeout,
+		ResponseHeaderTimeout:  c.HeaderTimeout,
+		DisableCompression:     true, // bodies travel as they are
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           2 * c.MaxIdlePerHost,
+		MaxIdleConnsPerHost:    c.MaxIdlePerHost,
+		IdleConnTimeout:        c.IdleTimeout,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		ReadBufferSize:         transportBuffer,
+		WriteBufferSize:        transportBuffer,
+	}}
+}
+
+func setDefault[T int | time.Duration](field *T, value T) {
+	if *field <= 0 {
+		*field = value
+	}
+}
+
+// Close closes the connections that nobody uses. Those in use end with their
+// requests.
+func (t *Transport) Close() { t.http.CloseIdleConnections() }
+
+// Do implements Engine.
+func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
+	// RoundTrip and not a Client: that one would follow redirects.
+	in, err := t.http.RoundTrip(newHTTPRequest(r).WithContext(ctx))
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		kind := Unreachable
+		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+			kind = TimedOut
+		}
+		return nil, &Error{Kind: kind, Err: err}
+	case in.StatusCode < 200:
+		// A switch of protocols that nobody asked for would make the
+		// connection a tunnel past every rule here.
+		in.Body.Close()
+		return nil, &Error{Kind: BadAnswer, Err: fmt.Errorf("unexpected status %d", in.StatusCode)}
+	}
+	return newResponse(in), nil
+}
+
+func newHTTPRequest(r *Request) *http.Request {
+	out := &http.Request{
+		Method: r.Method,
+		// An opaque URL is written as it is. The path begins with one slash:
+		// two would make an absolute form of it.
+		URL:        &url.URL{Scheme: r.Target.Scheme, Host: r.Target.Host, Opaque: r.Path},
+		Host:       r.Target.Host,
+		Proto:      "HTTP/1.1",
+		ProtoMajor: 1,
+		ProtoMinor: 1,
+		Header:     httpHeader(r.Header),
+	}
+	if out.Header["User-Agent"] == nil {
+		out.Header["User-Agent"] = []string{""} // else net/http says its own
+	}
+	if r.Body == nil {
+		return out
+	}
+	out.ContentLength = r.Length
+	body := func(b io.Reader) io.ReadCloser { return io.NopCloser(b) }
+	if len(r.Trailers) > 0 {
+		out.Trailer = make(http.Header, len(r.Trailers))
+		for _, name := range r.Trailers {
+			out.Trailer[http.CanonicalHeaderKey(name)] = nil
+		}
+		body = func(b io.Reader) io.ReadCloser { return &trailedBody{b, r, out.Trailer} }
+	}
+	out.Body = body(r.Body)
+	if r.Rewind != nil {
+		out.GetBody = func() (io.ReadCloser, error) {
+			again, ok := r.Rewind()
+			if !ok {
+				return nil, errors.New("the body cannot be sent again")
+			}
+			return body(again), nil
+		}
+	}
+	return out
+}
+
+// trailedBody fills in the trailers when the body has ended, which is the time
+// at which net/http looks for them.
+type trailedBody struct {
+	io.Reader
+	r       *Request
+	trailer http.Header
+}
+
+func (b *trailedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF {
+		for name := range b.trailer {
+			b.trailer[name] = nil // of an attempt before this one
+		}
+		for _, f := range b.r.Trailer() {
+			name := http.CanonicalHeaderKey(f.Name)
+			if values, announced := b.trailer[name]; announced {
+				b.trailer[name] = append(values, f.Value)
+			}
+		}
+	}
+	return n, err
+}
+
+func (b *trailedBody) Close() error { return nil }
+
+// httpHeader makes a map of the fields, with one slice under all values.
+func httpHeader(fields []Field) http.Header {
+	header := make(http.Header, len(fields)+1)
+	values := make([]string, len(fields))
+	for i, f := range fields {
+		name := http.CanonicalHeaderKey(f.Name)
+		if previous, ok := header[name]; ok {
+			header[name] = append(previous, f.Value)
+			continue
+		}
+		values[i] = f.Value
+		header[name] = values[i : i+1 : i+1]
+	}
+	return header
+}
+
+func newResponse(in *http.Response) *Response {
+	out := &Response{
+		Status:  in.StatusCode,
+		Header:  fieldsOf(in.Header),
+		Body:    in.Body,
+		Length:  in.ContentLength,
+		Trailer: func() []Field { return fieldsOf(in.Trailer) },
+	}
+	if in.StatusCode == http.StatusNotModified {
+		out.Length = statedLength(in.Header)
+	}
+	for name := range in.Trailer {
+		out.Trailers = append(out.Trailers, name)
+	}
+	return out
+}
+
+// statedLength is the length that a 304 states of the body that a 200 would
+// have (RFC 9110, section 8.6), which net/http leaves in the header.
+func statedLength(header http.Header) int64 {
+	n, err := strconv.ParseUint(header.Get("Content-Length"), 10, 63)
+	if err != nil {
+		return -1
+	}
+	return int64(n)
+}
+
+func fieldsOf(header http.Header) []Field {
+	out := make([]Field, 0, len(header)+2)
+	for name, values := range header {
+		for _, v := range values {
+			out = append(out, Field{name, v})
+		}
+	}
+	return out
+}
