@@ -34,9 +34,9 @@ function day(at, now) {
   const midnight = (t) => Date.UTC(t.getFullYear(), t.getMonth(), t.getDate());
   const near = { "-1": "yesterday", 0: "today", 1: "tomorrow" }[(midnight(at) - midnight(now)) / 86400000];
   if (near) return near;
-  const parts = { day: "numeric", month: "short" };
-  if (at.getFullYear() !== now.getFullYear()) parts.year = "numeric";
-  return at.toLocaleDateString("en-GB", parts);
+  const month = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ")[at.getMonth()];
+  const year = at.getFullYear() === now.getFullYear() ? "" : " " + at.getFullYear();
+  return at.getDate() + " " + month + year;
 }
 
 const list = document.querySelector("[data-now]");
