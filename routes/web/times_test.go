@@ -3,6 +3,7 @@ package web
 import (
 	"testing"
 	"time"
+	_ "time/tzdata" // the test of a day with 23 hours needs no time zones on the machine
 )
 
 func at(text string) time.Time {
@@ -64,7 +65,7 @@ func TestDay(t *testing.T) {
 func TestDayGoesByTheLocationOfNow(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skipf("no time zones on this machine: %v", err)
+		t.Fatal(err)
 	}
 	now := time.Date(2026, 3, 29, 23, 30, 0, 0, berlin) // summer time began this morning
 	for _, c := range []struct {
