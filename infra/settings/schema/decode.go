@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,7 +67,7 @@ func (r Row) decode(v reflect.Value, text string) error {
 		}
 		return errors.New("is empty; give a value")
 	}
-	if r.Choices != nil && !contains(r.Choices, text) {
+	if r.Choices != nil && !slices.Contains(r.Choices, text) {
 		return fmt.Errorf("is none of the allowed values; write one of %s", strings.Join(r.Choices, ", "))
 	}
 	switch target := v.Addr().Interface().(type) {
@@ -275,13 +276,4 @@ func FormatDuration(d time.Duration) string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
-}
-
-func contains(list []string, text string) bool {
-	for _, s := range list {
-		if s == text {
-			return true
-		}
-	}
-	return false
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -282,7 +283,7 @@ func (l *Loaded) setFields(r Row, v reflect.Value, it item) bool {
 		}
 	}
 	for _, name := range sortedKeys(it.fields) {
-		if !contains(names, name) {
+		if !slices.Contains(names, name) {
 			l.Rejectf("%s: there is no %s here%s", it.fields[name].where, shownName(name), didYouMean(name, names))
 		}
 	}
