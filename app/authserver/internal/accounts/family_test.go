@@ -326,10 +326,10 @@ func TestFamilyKeepsABoundedNumberOfTokens(t *testing.T) {
 	if n := count(t, s, `SELECT count(*) FROM refresh_token`); n != 2 {
 		t.Fatalf("%d tokens are kept, want 2", n)
 	}
-	exec(t, s, `UPDATE refresh_token SET generation = 1 WHERE hash = ?`, hash(first.Token))
+	exec(t, s, `UPDATE refresh_token SET generation = 2 WHERE hash = ?`, hash(first.Token))
 	rotate(t, s, second.Token, start)
 	if n := count(t, s, `SELECT count(*) FROM refresh_token WHERE hash = ?`, hash(first.Token)); n != 0 {
-		t.Error("a token of more than the kept generations ago is still there")
+		t.Error("the token that came before the kept generations is still there")
 	}
 }
 
