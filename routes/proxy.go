@@ -1,0 +1,233 @@
+package routes
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/gofiber/fiber/v2"
+
+	"cloakroom/domain"
+	"cloakroom/infra/httpguard"
+	"cloakroom/infra/upstream"
+	"cloakroom/usecase"
+)
+
+// smallAnswer is how long an answer of known length may be to be handed to the
+// client in one piece. It is read whole first, so one that breaks is a 502.
+const smallAnswer = 16 << 10
+
+// statusClientGone stands in the log for a request whose client hung up before
+// there was an answer. It is sent to nobody.
+const statusClientGone = 499
+
+// proxy hands a request on to the upstream that its path belongs to, with the
+// access token of the device and without anything that the client must not say,
+// and the upstream's answer back. Both bodies are streams.
+func (h *handlers) proxy(c *fiber.Ctx) error {
+	to, err := h.destination(c)
+	if err != nil {
+		return err
+	}
+	v, cookies, err := h.visitAndCookies(c)
+	if err != nil {
+		return err
+	}
+	x := newExchange(c)
+	r, err := h.answerOf(c, x, v, cookies, to)
+	if err != nil {
+		return x.fail(c, err)
+	}
+	return h.pass(c, x, v, r)
+}
+
+// destination finds out where a request goes. The target's own bytes decide, as
+// the upstream will see them, and neither Fiber's reading of them nor the Host.
+func (h *handlers) destination(c *fiber.Ctx) (upstream.Destination, error) {
+	to, err := h.routes.Resolve(string(c.Request().Header.RequestURI()))
+	if errors.Is(err, upstream.ErrNoRoute) {
+		return to, errNotFound
+	}
+	return to, err
+}
+
+func (h *handlers) visitAndCookies(c *fiber.Ctx) (v usecase.Visit, cookies string, err error) {
+	v = usecase.Visit{IP: h.clientIP(c).String()}
+	v.Ticket, cookies, err = h.cookies(c)
+	return v, cookies, err
+}
+
+// Expect decides about a request that waits for "100 Continue" before it sends
+// its body: nobody should send a large one to be told afterwards to sign in.
+// The request is checked once more when it is routed. It is fiberapp's Expect.
+func (h *handlers) Expect(c *fiber.Ctx) error {
+	if h.isOwn(c.Path()) {
+		return nil
+	}
+	if _, err := h.destination(c); err != nil {
+		return err
+	}
+	v, _, err := h.visitAndCookies(c)
+	if err != nil {
+		return err
+	}
+	_, err = h.broker.AccessToken(c.UserContext(), v)
+	return err
+}
+
+// reply is an upstream's answer and what of its request decides how to pass it
+// on. The request itself is not looked at any more once it is on its way: the
+// rest of its body may still be coming in, and with it trailers.
+type reply struct {
+	*upstream.Response
+	session usecase.Session
+	head    bool // the request's method is HEAD
+	http10  bool // the client does not know chunks
+	page    bool // the browser is to show the answer
+}
+
+// answerOf asks the upstream. If that rejects the access token, it asks for
+// another one and then once more, provided that the request's body can be had
+// again.
+func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies string, to upstream.Destination) (reply, error) {
+	session, err := h.broker.AccessToken(x.ctx, v)
+	if err != nil {
+		return reply{}, err
+	}
+	r := reply{session: session, head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11(), page: wantsPage(c)}
+	out := h.outgoing(c, cookies, to)
+	if x.body, err = receive(c.Context(), out); err != nil {
+		return reply{}, err
+	}
+	setBearer(out, session.Record.Tokens.Access)
+	if r.Response, err = h.engine.Do(x.ctx, out); err != nil {
+		return reply{}, err
+	}
+	x.answer = r.Body
+	if r.Status != fiber.StatusUnauthorized {
+		return r, nil
+	}
+
+	session, ok, err := h.broker.Rejected(x.ctx, v, session.Record.Tokens.Access)
+	if err != nil {
+		return reply{}, err
+	}
+	if !ok || !x.body.sendAgain(out) {
+		return r, nil // the upstream's 401 is the answer
+	}
+	finish(r.Body)
+	setBearer(out, session.Record.Tokens.Access)
+	if r.Response, err = h.engine.Do(x.ctx, out); err != nil {
+		return reply{}, err
+	}
+	x.answer = r.Body
+	return r, nil
+}
+
+// outgoing is the request to the upstream, still without body and bearer.
+func (h *handlers) outgoing(c *fiber.Ctx, cookies string, to upstream.Destination) *upstream.Request {
+	from := upstream.Client{
+		Peer:    peerAddr(c),
+		Addr:    h.clientIP(c),
+		Trusted: h.trustedPeer(c),
+		Host:    h.publicHost(c),
+		Proto:   h.publicProto(c),
+	}
+	return &upstream.Request{
+		Method: c.Method(),
+		Target: to.Target,
+		Path:   to.Path,
+		Header: upstream.RequestHeader(c.Request().Header.All(), from, cookies, "Bearer"),
+	}
+}
+
+// publicHost is the host that browsers use to reach us. What a request says in
+// Host counts only where nothing better is known, which is on loopback:
+// upstreams make links of it.
+func (h *handlers) publicHost(c *fiber.Ctx) string {
+	if _, host, ok := strings.Cut(h.PublicOrigin, "://"); ok {
+		return host
+	}
+	return string(c.Request().Host())
+}
+
+// setBearer puts the token into the place that RequestHeader has kept for it.
+func setBearer(r *upstream.Request, token domain.Secret) {
+	for i := range r.Header {
+		if f := &r.Header[i]; f.Name == fiber.HeaderAuthorization {
+			f.Value = "Bearer " + token.Reveal()
+		}
+	}
+}
+
+// finish reads what little is left of an answer that nobody wants, so that its
+// connection can be used again.
+func finish(body io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, body, 4<<10)
+	body.Close()
+}
+
+// exchange is one request with its answer on their way through the proxy, and
+// everything that has to be given back when it is over.
+type exchange struct {
+	ctx    context.Context // ends with the client's connection
+	cancel context.CancelFunc
+	client net.Conn
+	guard  *httpguard.Conn // nil if the client's connection is not guarded
+	body   *upload         // nil if the request has none
+	answer io.Closer       // the upstream's, nil as long as there is none
+	once   sync.Once
+}
+
+// newExchange begins to watch the client: if it hangs up, the work for it stops.
+func newExchange(c *fiber.Ctx) *exchange {
+	x := &exchange{client: c.Context().Conn()}
+	x.ctx, x.cancel = context.WithCancel(c.UserContext())
+	if guard, ok := httpguard.Of(x.client); ok {
+		x.guard = guard
+		if !guard.OnGone(x.cancel) {
+			x.cancel()
+		}
+	}
+	return x
+}
+
+// gone reports whether the client has hung up. It means nothing after end.
+func (x *exchange) gone() bool { return x.ctx.Err() != nil }
+
+// end gives everything back. Nothing reads from the client after it.
+func (x *exchange) end() {
+	x.once.Do(func() {
+		if x.guard != nil {
+			x.guard.ForgetGone()
+		}
+		if x.answer != nil {
+			x.answer.Close()
+		}
+		x.cancel()
+		x.body.detach(x.client)
+	})
+}
+
+// fail ends an exchange that has brought no answer. A client that has gone, or
+// has cut its own upload, is no error of ours: the log line says so and nothing
+// else does.
+func (x *exchange) fail(c *fiber.Ctx, err error) error {
+	gone := x.gone()
+	x.end()
+	switch cut := x.body.failure(); {
+	case cut == nil && !gone:
+		return err
+	case cut != nil && x.guard != nil && x.guard.Refusal() != nil:
+		return fiber.NewError(x.guard.Refusal().Status)
+	case errors.Is(cut, os.ErrDeadlineExceeded):
+		return fiber.ErrRequestTimeout
+	}
+	c.Context().SetConnectionClose()
+	c.Status(statusClientGone)
+	return nil
+}

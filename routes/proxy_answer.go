@@ -1,0 +1,211 @@
+package routes
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+
+	"cloakroom/infra/upstream"
+	"cloakroom/usecase"
+)
+
+var errClientGone = errors.New("the client hung up")
+
+// pass hands the upstream's answer to the client.
+func (h *handlers) pass(c *fiber.Ctx, x *exchange, v usecase.Visit, r reply) error {
+	out := c.Response()
+	out.SetStatusCode(r.Status)
+	h.passHeader(&out.Header, r.Response)
+	if r.page {
+		h.renewCookie(c, v, r.session)
+	}
+	if x.body.unread() {
+		// The answer came before the body's end. What is still to come must
+		// not be taken for the next request.
+		c.Context().SetConnectionClose()
+	}
+	switch {
+	case r.head || r.Length == 0 || r.Status == fiber.StatusNoContent || r.Status == fiber.StatusNotModified:
+		x.end()
+		if r.Length >= 0 && (r.head || r.Status == fiber.StatusNotModified) {
+			// The length that the answer to a GET would have.
+			out.Header.Set(fiber.HeaderContentLength, strconv.FormatInt(r.Length, 10))
+		}
+		return nil
+	case 0 < r.Length && r.Length <= smallAnswer:
+		return x.passWhole(c, r)
+	}
+	s := &stream{exchange: x, response: out, body: r.Body, trailer: r.Trailer, log: logLater(c)}
+	switch {
+	case r.Length > 0:
+		out.SetBodyStream(s, int(r.Length))
+	case r.http10:
+		s.hijack(c.Context())
+	default:
+		s.announce(r.Trailers)
+		out.SetBodyStream(s, -1)
+	}
+	out.ImmediateHeaderFlush = true
+	return nil
+}
+
+func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r *upstream.Response) {
+	date := ""
+	for _, f := range upstream.ResponseHeader(r.Header, h.cookieName()) {
+		switch f.Name {
+		case fiber.HeaderDate:
+			date = f.Value
+		case headerRequestID: // ours is there
+		default:
+			out.Add(f.Name, f.Value)
+		}
+	}
+	if date == "" {
+		// RFC 9110, section 6.6.1: who passes on an answer without one adds it.
+		date = string(fasthttp.AppendHTTPDate(nil, h.Now()))
+	}
+	setDate(out, date)
+}
+
+// setDate sets the Date field, which fasthttp takes for its own and ignores. As a
+// trailer it is an ordinary field, and remains one when it is a trailer no more.
+func setDate(out *fasthttp.ResponseHeader, date string) {
+	if out.SetTrailer(fiber.HeaderDate) == nil {
+		out.Set(fiber.HeaderDate, date)
+		_ = out.SetTrailer("")
+	}
+}
+
+// buffers are for bodies on their way through.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// passWhole hands on a small answer in one piece.
+func (x *exchange) passWhole(c *fiber.Ctx, r reply) error {
+	buffer := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buffer)
+	body := buffer[:r.Length]
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		return x.fail(c, &upstream.Error{Kind: upstream.BadAnswer, Err: err})
+	}
+	c.Response().SetBody(body)
+	x.end()
+	return nil
+}
+
+// stream is an answer's body on its way to the client. fasthttp reads it after
+// the handler has returned, and then closes it, whether it came to its end or
+// not.
+type stream struct {
+	*exchange
+	response *fasthttp.Response
+	body     io.Reader
+	trailer  func() []upstream.Field // nil if there can be none
+	log      *requestLog
+	cut      error // why it was not read to its end
+	complete bool
+}
+
+// announce makes place for the trailer section, which needs a body in chunks.
+func (s *stream) announce(trailers []string) {
+	for _, name := range trailers {
+		if upstream.PassesTrailer(name) {
+			_ = s.response.Header.AddTrailer(name)
+		}
+	}
+}
+
+// Read implements io.Reader. An end that is not the answer's is an error, upon
+// which fasthttp closes the connection without the mark of the body's end.
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.body.Read(p)
+	switch {
+	case err == io.EOF:
+		s.finish()
+	case err != nil:
+		s.cut = err
+	}
+	return n, err
+}
+
+// finish notes that all of the body has come, and passes on what follows it.
+func (s *stream) finish() {
+	s.complete = true
+	if s.response.Header.ContentLength() != -1 {
+		return
+	}
+	for _, f := range s.trailer() {
+		if upstream.PassesTrailer(f.Name) && s.response.Header.AddTrailer(f.Name) == nil {
+			s.response.Header.Add(f.Name, f.Value)
+		}
+	}
+}
+
+// SupportsBodyWriteTo lets fasthttp use WriteTo: its own buffer is an eighth of
+// ours, and each of its reads becomes a chunk and a system call.
+func (s *stream) SupportsBodyWriteTo() bool { return true }
+
+// WriteTo implements io.WriterTo with nothing held back between a read and its
+// write.
+func (s *stream) WriteTo(w io.Writer) (total int64, err error) {
+	buffer := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buffer)
+	for {
+		n, readErr := s.Read(buffer[:])
+		if n > 0 {
+			written, err := w.Write(buffer[:n])
+			total += int64(written)
+			if err != nil {
+				s.complete, s.cut = false, errClientGone
+				return total, err
+			}
+		}
+		if readErr == io.EOF {
+			return total, nil
+		}
+		if readErr != nil {
+			return total, readErr
+		}
+	}
+}
+
+// Close gives everything back and writes the log line.
+func (s *stream) Close() error {
+	switch {
+	case s.complete:
+		s.cut = nil
+	case s.gone() || s.cut == nil:
+		s.cut = errClientGone
+	}
+	s.end()
+	s.log.end(s.cut)
+	return nil
+}
+
+// hijack sends an answer of unknown length to a client that does not know
+// chunks: its end is the connection's (RFC 9112, section 6.3). fasthttp would
+// send chunks regardless.
+func (s *stream) hijack(fctx *fasthttp.RequestCtx) {
+	s.response.Header.SetConnectionClose()
+	fctx.HijackSetNoResponse(true)
+	fctx.Hijack(func(client net.Conn) {
+		defer s.Close()
+		_, err := client.Write(s.response.Header.Header())
+		if err == nil {
+			_, err = s.WriteTo(client)
+		}
+		if err == nil || s.guard == nil {
+			return
+		}
+		// A reset is the only sign that this is not the end.
+		if tcp, ok := s.guard.Conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+	})
+}
+
+var _ fasthttp.BodyWriterTo = (*stream)(nil)

@@ -1,0 +1,228 @@
+package routes
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"cloakroom/infra/upstream"
+)
+
+const (
+	// smallUpload is how long a body of known length may be to be received
+	// whole before the upstream is asked, in bytes. fasthttp has read as much
+	// of it anyway.
+	smallUpload = 8 << 10
+	// heldUpload is how much of a body is kept as it passes, in bytes, so that
+	// it can be sent again.
+	heldUpload = 64 << 10
+)
+
+var (
+	errUploadOver    = errors.New("the request is over")
+	errUploadNotHeld = errors.New("the body is not held any more")
+)
+
+// upload is a request's body on its way from the client. An engine reads it in
+// a goroutine of its own, possibly after the handler has returned, while the
+// client's connection belongs to fasthttp again as soon as the answer is
+// written. So every read runs under a lock, and detach sees to it that none
+// follows.
+//
+// A nil upload is a request without a body.
+type upload struct {
+	ended atomic.Bool // all of it has come
+
+	mu       sync.Mutex
+	src      io.Reader // the client; nil when there is nothing more to be had from it
+	length   int64     // -1 if not known
+	read     int64     // how much has come
+	held     []byte    // all of that, while holding
+	holding  bool
+	err      error // what ended it, io.EOF if that was its end
+	trailers func() []upstream.Field
+	trailer  []upstream.Field
+}
+
+// receive gives out the request's body, if it has one. The error is that of a
+// small body that did not come whole.
+func receive(fctx *fasthttp.RequestCtx, out *upstream.Request) (*upload, error) {
+	src, length := fctx.RequestBodyStream(), int64(fctx.Request.Header.ContentLength())
+	if src == nil || length == 0 || length < -1 {
+		return nil, nil
+	}
+	u := &upload{src: src, length: length, holding: length <= heldUpload}
+	out.Length, out.Rewind = length, u.rewind
+	if length < 0 {
+		u.announce(&fctx.Request.Header, out)
+	}
+	if length > 0 && u.holding {
+		u.held = make([]byte, 0, length)
+	}
+	if length < 0 || length > smallUpload {
+		out.Body = &reading{upload: u}
+		return u, nil
+	}
+	all := &reading{upload: u}
+	for buf := u.held[:length]; !u.ended.Load(); {
+		n, err := all.Read(buf)
+		if err != nil && err != io.EOF {
+			return u, err
+		}
+		buf = buf[n:]
+	}
+	out.Body, _ = u.rewind()
+	return u, nil
+}
+
+// announce lets the trailer fields through that the client has announced and
+// that may pass.
+func (u *upload) announce(header *fasthttp.RequestHeader, out *upstream.Request) {
+	for name := range header.Trailers() {
+		if upstream.PassesTrailer(string(name)) {
+			out.Trailers = append(out.Trailers, string(name))
+		}
+	}
+	if out.Trailers == nil {
+		return
+	}
+	u.trailers = func() []upstream.Field { return trailerFields(header.TrailerHeader()) }
+	out.Trailer = func() []upstream.Field {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		return u.trailer
+	}
+}
+
+// trailerFields reads a trailer section as fasthttp writes it.
+func trailerFields(section []byte) []upstream.Field {
+	var fields []upstream.Field
+	for line := range strings.SplitSeq(string(section), "\r\n") {
+		if name, value, ok := strings.Cut(line, ": "); ok && upstream.PassesTrailer(name) {
+			fields = append(fields, upstream.Field{Name: name, Value: value})
+		}
+	}
+	return fields
+}
+
+// rewind returns the body from its beginning once more, as long as all that has
+// come of it is held.
+func (u *upload) rewind() (io.Reader, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case !u.holding:
+		return nil, false
+	case u.ended.Load():
+		return bytes.NewReader(u.held), true
+	}
+	return &reading{upload: u}, true
+}
+
+// sendAgain makes out ready to be sent a second time, if the whole body has come
+// and is held.
+func (u *upload) sendAgain(out *upstream.Request) (ok bool) {
+	if u == nil {
+		return true
+	}
+	if !u.ended.Load() {
+		return false
+	}
+	out.Body, ok = u.rewind()
+	return ok
+}
+
+// unread reports whether the client has more to send.
+func (u *upload) unread() bool { return u != nil && !u.ended.Load() }
+
+// failure is what went wrong with the body, or nil. It may be asked after detach
+// only: a read that is under way would block it.
+func (u *upload) failure() error {
+	if u == nil || u.err == nil || u.err == io.EOF || errors.Is(u.err, errUploadOver) {
+		return nil
+	}
+	return u.err
+}
+
+// detach ends the reading. A read that waits for the client is woken up; the
+// connection is good for nothing but an answer then.
+func (u *upload) detach(client net.Conn) {
+	if u == nil {
+		return
+	}
+	if !u.mu.TryLock() {
+		_ = client.SetReadDeadline(time.Unix(1, 0))
+		u.mu.Lock()
+		_ = client.SetReadDeadline(time.Time{})
+	}
+	defer u.mu.Unlock()
+	u.src = nil
+	if u.err == nil {
+		u.err = errUploadOver
+	}
+}
+
+// more reads from the client. The lock is held.
+func (u *upload) more(p []byte) (int, error) {
+	if u.err != nil {
+		return 0, u.err
+	}
+	n, err := u.src.Read(p)
+	u.read += int64(n)
+	if u.holding {
+		if u.read > heldUpload {
+			u.held, u.holding = nil, false
+		} else {
+			u.held = append(u.held, p[:n]...)
+		}
+	}
+	if err == io.EOF {
+		// fasthttp takes the end of the connection for the end of the body.
+		if u.length >= 0 && u.read < u.length {
+			err = io.ErrUnexpectedEOF
+		} else {
+			u.ended.Store(true)
+			if u.trailers != nil {
+				u.trailer = u.trailers()
+			}
+		}
+	}
+	if err != nil {
+		u.src, u.err = nil, err
+		if err != io.EOF {
+			u.err = fmt.Errorf("read the request's body: %w", err)
+		}
+	}
+	return n, u.err
+}
+
+// reading is one pass over an upload. An engine that tries a second time begins
+// another one while the first may not be quite over.
+type reading struct {
+	*upload
+	at int64
+}
+
+func (r *reading) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.at == r.read {
+		n, err := r.more(p)
+		r.at += int64(n)
+		return n, err
+	}
+	if !r.holding {
+		return 0, errUploadNotHeld
+	}
+	n := copy(p, r.held[r.at:])
+	r.at += int64(n)
+	return n, nil
+}
