@@ -25,10 +25,12 @@ type Conn struct {
 	lexer     lexer
 	held      []byte    // read from the client, not yet seen by the lexer
 	heldErr   error     // came with the held bytes
-	announced bool      // a refusal has been, see Read
+	broken    error     // nothing is delivered any more but this
+	announced bool      // the byte ahead of broken has been delivered, see Read
 	begun     bool      // the client has sent something
 	headEnds  time.Time // when the head that has begun must be whole
 
+	ended   atomic.Uint64 // the lexer's
 	tunnel  atomic.Bool
 	refusal atomic.Pointer[Refusal]
 	closed  atomic.Bool
@@ -75,6 +77,12 @@ func (c *Conn) guarded() *Conn { return c }
 // the cause of a broken chunk.
 func (c *Conn) Refusal() *Refusal { return c.refusal.Load() }
 
+// Receiving reports whether the client has more to send of the connection's
+// nth request, counted from 1 as fasthttp's ConnRequestNum does. An answer that
+// does not wait for it must say Connection: close, so that the rest cannot be
+// taken for a request.
+func (c *Conn) Receiving(n uint64) bool { return c.ended.Load() < n }
+
 // AllowTunnel lets everything after the request that is being answered pass
 // unjudged, in both directions and without a read deadline. It reports whether
 // that request asked for an upgrade; if it did not, nothing changes. Call it
@@ -91,15 +99,17 @@ func (c *Conn) AllowTunnel() bool {
 
 // Read delivers what the client sends as far as the grammar goes.
 //
-// Of a message that leaves the grammar nothing more is delivered: messages
-// before it are, and then every Read returns the *Refusal. If nothing of the
-// broken message has been delivered by then, one byte "?" comes first. It can
-// be no request, and without it fasthttp would close a kept-alive connection
-// without an answer, as if the client had hung up between two requests.
+// Of a message that leaves the grammar nothing more is delivered: the messages
+// before it are, and then every Read returns the *Refusal. The end of the
+// stream inside a message is io.ErrUnexpectedEOF. Between messages it is
+// io.EOF, and so is a client that sends nothing for too long: there is no
+// request to answer with 408.
 //
-// The end of the stream inside a message is io.ErrUnexpectedEOF. Between
-// messages it is io.EOF, and so is a client that sends nothing for too long:
-// there is no request to answer with 408.
+// One byte "?" comes ahead of an error where fasthttp would take the error for
+// an end. It does so between two requests of a connection, and would close it
+// without an answer to the refused one; and at the beginning of a trailer
+// section, where it would serve a request that is not whole. The byte fits
+// nowhere, so that nothing can come of it but an error.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -112,8 +122,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.tunnel.Load() {
 		return c.fill(p, time.Time{})
 	}
-	if c.lexer.refusal != nil {
-		return c.refuse(p)
+	if c.broken != nil {
+		return c.fail(p)
 	}
 	c.lexer.resume()
 	inside := !c.lexer.between()
@@ -125,16 +135,22 @@ func (c *Conn) Read(p []byte) (int, error) {
 		case !inside && errors.Is(err, os.ErrDeadlineExceeded):
 			err = io.EOF
 		}
+		if c.lexer.trailers {
+			c.broken = err
+			return c.fail(p)
+		}
 		return 0, err
 	}
 
 	c.begun = true
 	delivered, refusal := c.lexer.feed(p[:n])
+	c.ended.Store(c.lexer.ended)
 	if refusal != nil {
 		c.refusal.Store(refusal)
-		c.announced = inside && delivered == 0
+		c.broken = refusal
+		c.announced = inside && delivered == 0 && !c.lexer.trailers
 		if delivered == 0 {
-			return c.refuse(p)
+			return c.fail(p)
 		}
 		return delivered, nil
 	}
@@ -150,13 +166,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return delivered, nil
 }
 
-func (c *Conn) refuse(p []byte) (int, error) {
+func (c *Conn) fail(p []byte) (int, error) {
 	if !c.announced {
 		c.announced = true
 		p[0] = '?'
 		return 1, nil
 	}
-	return 0, c.lexer.refusal
+	return 0, c.broken
 }
 
 // nextDeadline says until when the client must send the next bytes.

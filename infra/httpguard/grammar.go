@@ -108,7 +108,7 @@ func (l *lexer) step(c byte) *Refusal {
 			return errLineEnd
 		}
 		if l.trailers {
-			return l.finish()
+			return l.finish(atStart)
 		}
 		return l.endHead()
 
@@ -245,9 +245,9 @@ func (l *lexer) endHead() *Refusal {
 	case l.left > 0:
 		return l.enter(inBody)
 	case l.upgrade:
-		return l.enter(paused)
+		return l.finish(paused)
 	}
-	return l.finish()
+	return l.finish(atStart)
 }
 
 // Classes of bytes.

@@ -37,6 +37,7 @@ type lexer struct {
 	maxHead int
 	state   state
 	message
+	ended   uint64   // messages read to their end
 	refusal *Refusal // set for good once the stream has left the grammar
 }
 
@@ -142,7 +143,7 @@ func (l *lexer) run(p []byte) int {
 		l.left -= int64(n)
 		if l.left == 0 {
 			if l.state == inBody {
-				l.finish()
+				l.finish(atStart)
 			} else {
 				l.enter(atDataCR)
 			}
@@ -177,10 +178,11 @@ func (l *lexer) expect(c, want byte, otherwise *Refusal, next state) *Refusal {
 	return l.enter(next)
 }
 
-// finish ends a message; the next byte begins another.
-func (l *lexer) finish() *Refusal {
+// finish ends a message.
+func (l *lexer) finish(next state) *Refusal {
+	l.ended++
 	l.message = message{}
-	return l.enter(atStart)
+	return l.enter(next)
 }
 
 func (l *lexer) refuse(r *Refusal) {
@@ -191,7 +193,7 @@ func (l *lexer) refuse(r *Refusal) {
 // resume goes on after an Upgrade request as if it had been any other.
 func (l *lexer) resume() {
 	if l.state == paused {
-		l.finish()
+		l.enter(atStart)
 	}
 }
 

@@ -93,10 +93,14 @@ func (w *poller) loop() {
 		case <-w.stopped:
 			return
 		}
-		for _, c := range w.all() {
-			if _, awaited := c.peerState(); awaited {
-				c.probe()
-			}
+		w.probeAll()
+	}
+}
+
+func (w *poller) probeAll() {
+	for _, c := range w.all() {
+		if _, awaited := c.peerState(); awaited {
+			c.probe()
 		}
 	}
 }
