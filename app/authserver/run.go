@@ -54,7 +54,7 @@ func Run(ctx context.Context, s Settings, log *slog.Logger) (err error) {
 	// before it touches the database of the first.
 	listener, err := net.Listen("tcp", s.Listen)
 	if err != nil {
-		return fmt.Errorf("listen on the address of the setting listen: %w", err)
+		return fmt.Errorf("listen: %w; stop the program that has this address, or set another", err)
 	}
 	defer listener.Close()
 	server, err := Open(ctx, s, log)
@@ -149,10 +149,12 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainWithin)
 	defer cancel()
-	if err := server.Shutdown(drain); err != nil {
-		return errors.Join(fmt.Errorf("requests still ran %v after the shutdown began: %w", drainWithin, err), server.Close())
+	err := server.Shutdown(drain)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("requests still ran %v after the shutdown began: %w", drainWithin, err), server.Close())
 	}
-	return nil
+	<-served
+	return err
 }
 
 // Close stops the background work and closes the database. Requests that still

@@ -30,15 +30,15 @@ type Settings struct {
 	RefreshIdleTimeout   time.Duration `name:"refresh-idle-timeout" default:"336h" help:"How long a refresh token may stay unused; 0 for no limit but refresh-token-lifetime."`
 	ReuseWindow          time.Duration `name:"reuse-window" default:"10s" help:"How long a used refresh token still returns the same successor, for clients whose answer got lost. Used later, it ends the login it belongs to. 0 switches the window off."`
 
-	LoginFailuresPerAccount int           `name:"login-failures-per-account" default:"10" help:"Failed logins that one account may have in each throttle-window."`
-	LoginFailuresPerAddress int           `name:"login-failures-per-address" default:"50" help:"Failed logins that one address, or one /64 of IPv6, may have in each throttle-window."`
+	LoginFailuresPerAccount int           `name:"login-failures-per-account" default:"10" help:"Failed logins that one account may have in each throttle-window. Logins under way count until they succeed."`
+	LoginFailuresPerAddress int           `name:"login-failures-per-address" default:"50" help:"Failed logins that one address, or one /64 of IPv6, may have in each throttle-window. Logins under way count until they succeed."`
 	RegistrationsPerAddress int           `name:"registrations-per-address" default:"30" help:"Registrations that one address, or one /64 of IPv6, may try in each throttle-window."`
 	ThrottleWindow          time.Duration `name:"throttle-window" default:"15m" help:"Time in which used-up attempts come back, evenly."`
 
 	HashMemoryKiB   uint32 `name:"hash-memory-kib" default:"65536" help:"Memory of one argon2id hash, in KiB."`
 	HashPasses      uint32 `name:"hash-passes" default:"3" help:"Passes of argon2id over its memory."`
 	HashLanes       uint8  `name:"hash-lanes" default:"4" help:"Threads that share one argon2id hash."`
-	HashConcurrency int    `name:"hash-concurrency" default:"2" help:"Hashes that run at once in this process; each needs hash-memory-kib."`
+	HashConcurrency int    `name:"hash-concurrency" default:"2" help:"Hashes that run at once in this process; each needs hash-memory-kib, and the process up to twice that for each."`
 	HashQueue       int    `name:"hash-queue" default:"64" help:"Logins and registrations that may wait for a hash. Beyond it the answer is 503."`
 
 	InsecureHashing bool `name:"insecure-hashing" help:"Accept hash parameters below the safe minimum. For tests alone: a stolen database is then soon a list of passwords."`

@@ -46,7 +46,8 @@ type Hasher struct {
 }
 
 // NewHasher lets at most concurrency hashes run at once and at most queue
-// callers wait for their turn. Memory stays near concurrency × MemoryKiB.
+// callers wait for their turn. The process then holds up to twice concurrency ×
+// MemoryKiB: the collector takes a finished hash's memory back some time later.
 func NewHasher(params Params, concurrency, queue int) *Hasher {
 	salt, key := make([]byte, saltBytes), make([]byte, keyBytes)
 	rand.Read(salt)
