@@ -170,7 +170,7 @@ func (l Lifetimes) Ended(r Record, now time.Time) End {
 
 func (l Lifetimes) end(r Record) (time.Time, End) {
 	end, why := r.Tokens.RefreshExpiry, EndedTokens
-	if r.Tokens.Refresh.Empty() {
+	if end.IsZero() {
 		end = r.Tokens.AccessExpiry
 	}
 	if t := r.AuthTime.Add(l.Absolute); t.Before(end) {

@@ -2,6 +2,7 @@ package routes
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,14 +37,17 @@ type signedIn struct {
 }
 
 func (h *handlers) loginPage(c *fiber.Ctx) error {
-	page := web.LoginPage{Prefix: h.Prefix, ReturnTo: safeReturn(c.Query("return_to"), ""), Registration: h.Registration}
+	page := web.LoginPage{Prefix: h.Prefix, ReturnTo: safeReturn(c.Query("return_to"), ""), Register: h.Registration}
 	v, err := h.visit(c)
 	if err != nil {
 		return err
 	}
 	switch s, err := h.broker.Open(c.UserContext(), v); {
 	case err == nil:
-		page.SignedInAs, page.ContinueTo = s.Record.Email, h.landing(page.ReturnTo)
+		page.Notice = "You are signed in already. Signing in again gives this device a new ticket."
+		if s.Record.Email != "" {
+			page.Notice = "You are signed in already, as " + s.Record.Email + ". Signing in again gives this device a new ticket."
+		}
 	case errors.Is(err, domain.ErrBadTicket), errors.Is(err, domain.ErrSignedOut):
 		h.clearCookie(c)
 	}
@@ -62,7 +66,7 @@ func (h *handlers) login(c *fiber.Ctx) error {
 	}
 	return h.formFailed(c, err, func(w *bytes.Buffer, text string) error {
 		return h.pages.Login(w, web.LoginPage{
-			Prefix: h.Prefix, ReturnTo: safeReturn(in.ReturnTo, ""), Registration: h.Registration,
+			Prefix: h.Prefix, ReturnTo: safeReturn(in.ReturnTo, ""), Register: h.Registration,
 			Email: in.Email, Remember: in.Remember, Error: text,
 		})
 	})
@@ -191,11 +195,7 @@ func (h *handlers) session(c *fiber.Ctx) error {
 
 // landing is where a sign-in leads.
 func (h *handlers) landing(returnTo string) string {
-	home := h.Prefix + "/devices"
-	if _, ok := h.routes.Match("/"); ok {
-		home = "/"
-	}
-	return safeReturn(returnTo, home)
+	return safeReturn(returnTo, cmp.Or(h.home(), h.Prefix+"/devices"))
 }
 
 // safeReturn returns target if it is a path on this site, else fallback. What

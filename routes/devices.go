@@ -85,11 +85,11 @@ const (
 
 func (h *handlers) devicesPage(c *fiber.Ctx, me domain.Record, records []domain.Record) error {
 	now := domain.Now(h.Now)
-	page := web.DevicesPage{Prefix: h.Prefix, Email: me.Email, Now: now, Notice: notices[c.Query("done")]}
+	page := web.DevicesPage{Prefix: h.Prefix, Home: h.home(), Email: me.Email, Now: now, Notice: notices[c.Query("done")]}
 	for _, r := range records {
 		b := web.Describe(r.UserAgent)
 		page.Devices = append(page.Devices, web.Device{
-			ID: r.DeviceID.String(), Name: deviceName(r), GivenName: r.Name,
+			ID: r.DeviceID.String(), GivenName: r.Name,
 			Browser: b.Name, BrowserVersion: b.Version, System: b.System, Kind: b.Kind,
 			Current: r.DeviceID == me.DeviceID, New: now.Sub(r.CreatedAt) < newFor, Stale: now.Sub(r.LastSeenAt) > staleAfter,
 			LastSeen: r.LastSeenAt, SignedIn: r.AuthTime, FirstSeen: r.CreatedAt, EndsAt: r.ExpiresAt,
@@ -97,6 +97,14 @@ func (h *handlers) devicesPage(c *fiber.Ctx, me domain.Record, records []domain.
 		})
 	}
 	return h.render(c, fiber.StatusOK, func(w *bytes.Buffer) error { return h.pages.Devices(w, page) })
+}
+
+// home is where the app is, or "" if no route leads to the site's root.
+func (h *handlers) home() string {
+	if _, ok := h.routes.Match("/"); ok {
+		return "/"
+	}
+	return ""
 }
 
 // notices is what the devices page says after a form did its work. The form
@@ -112,11 +120,7 @@ func deviceName(r domain.Record) string {
 	if r.Name != "" {
 		return r.Name
 	}
-	b := web.Describe(r.UserAgent)
-	if b.System == "" {
-		return b.Name
-	}
-	return b.Name + " on " + b.System
+	return web.Describe(r.UserAgent).String()
 }
 
 // mine returns the session and the device that the path names.

@@ -169,7 +169,7 @@ func (h *handlers) write(c *fiber.Ctx, a answer) error {
 		return h.sendToLogin(c)
 	case page:
 		return h.render(c, a.status, func(w *bytes.Buffer) error {
-			return h.pages.Message(w, web.MessagePage{Prefix: h.Prefix, Title: titleOf(a.status), Text: a.detail})
+			return h.pages.Message(w, h.messageFor(c, a, string(id)))
 		})
 	}
 	body := fiber.Map{"error": a.code, "detail": a.detail}
@@ -177,6 +177,15 @@ func (h *handlers) write(c *fiber.Ctx, a answer) error {
 		body["login_url"] = h.Prefix + "/login"
 	}
 	return c.Status(a.status).JSON(body)
+}
+
+// messageFor is the page of an error, with a way on where there is one.
+func (h *handlers) messageFor(c *fiber.Ctx, a answer, requestID string) web.MessagePage {
+	page := web.MessagePage{Prefix: h.Prefix, Status: a.status, Title: titleOf(a.status), Text: a.detail, Reference: requestID}
+	if again := safeReturn(string(c.Request().RequestURI()), ""); a.retry > 0 && c.Method() == fiber.MethodGet {
+		page.Link, page.LinkText = again, "Try again"
+	}
+	return page
 }
 
 // sendToLogin answers a navigation that needs a sign-in.

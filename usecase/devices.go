@@ -23,7 +23,7 @@ func (b *Broker) Devices(ctx context.Context, me domain.Record) ([]domain.Record
 		return nil, storeError("list devices", err)
 	}
 	now := b.now()
-	all = slices.DeleteFunc(all, func(r domain.Record) bool { return now.After(r.ExpiresAt) })
+	all = slices.DeleteFunc(all, func(r domain.Record) bool { return b.Lifetimes.Ended(r, now) != domain.NotEnded })
 	slices.SortStableFunc(all, func(x, y domain.Record) int {
 		switch {
 		case x.DeviceID == me.DeviceID:

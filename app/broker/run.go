@@ -115,7 +115,7 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	defer engine.Close()
 
 	h := routes.New(b, pages, table, engine, surface(s, log))
-	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Log: log})
+	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, TrustedProxies: s.TrustedProxies, Logger: log})
 	h.Mount(app)
 
 	failed := make(chan error, 1)
@@ -164,9 +164,9 @@ func openStore(ctx context.Context, s settings.Settings) (repo.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	store, err := sqlitestore.New(ctx, file, time.Now)
+	store, err := sqlitestore.Open(ctx, file.Write, file.Read, time.Now)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("store: %w", err), file.Close())
+		return nil, fmt.Errorf("store: %w", err)
 	}
 	return sealstore.New(store, ring), nil
 }
