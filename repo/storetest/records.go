@@ -60,21 +60,28 @@ var recordCases = []testCase{
 	}},
 
 	{"a caller's record and the store's have nothing in common", func(f *fixture) {
-		r := sample(1)
-		want := f.create(sample(1))[0]
-		f.outcome("Create", f.s.Create(f.Context(), sample(2)), nil)
-		f.outcome("Overwrite", f.s.Overwrite(f.Context(), func() domain.Record { r.DeviceID = sample(2).DeviceID; return r }(), 1), nil)
-		r.Roles[0] = "changed"
-		got := f.get(r.DeviceID)
-		if got.Roles[0] != want.Roles[0] {
-			f.Error("a role changed after Overwrite is changed in the store")
+		spoil := func(r domain.Record) { r.Roles[0] = "spoilt" }
+		created, overwritten := sample(1), sample(2)
+		want := f.create(created)[0]
+		want.Roles = sample(1).Roles
+		spoil(created)
+		f.stored(want)
+
+		overwritten.DeviceID = want.DeviceID
+		f.outcome("Overwrite", f.s.Overwrite(f.Context(), overwritten, 1), nil)
+		want = overwritten
+		want.Version, want.Lease, want.Roles = 2, domain.Lease{}, sample(2).Roles
+		spoil(overwritten)
+		f.stored(want)
+
+		spoil(f.get(want.DeviceID))
+		for _, list := range f.lists(want) {
+			spoil(list.byID[want.DeviceID])
 		}
-		f.get(want.DeviceID).Roles[0] = "changed"
-		list, err := f.s.ListByOwner(f.Context(), want.Owner)
-		f.outcome("ListByOwner", err, nil)
-		for _, l := range list {
-			l.Roles[0] = "changed"
-		}
+		spoil(f.take(f.s, want.DeviceID, "me", time.Hour))
+		_, err := f.s.TakeLease(f.Context(), want.DeviceID, "you", time.Hour)
+		f.outcome("TakeLease", err, domain.ErrLeaseHeld)
+		f.outcome("ReleaseLease", f.s.ReleaseLease(f.Context(), want.DeviceID, "me"), nil)
 		f.stored(want)
 	}},
 
@@ -160,21 +167,17 @@ var recordCases = []testCase{
 			next.Version, next.Lease = from+1, domain.Lease{}
 			f.stored(next)
 		}
-		byOwner, err := f.s.ListByOwner(f.Context(), was.Owner)
-		f.outcome("ListByOwner", err, nil)
-		byEmail, err := f.s.ListByEmail(f.Context(), was.Email)
-		f.outcome("ListByEmail", err, nil)
-		bySID, err := f.s.DeleteBySID(f.Context(), was.Owner.Issuer, was.SID)
-		f.outcome("DeleteBySID", err, nil)
-		if len(byOwner)+len(byEmail)+len(bySID) != 0 {
-			f.Error("it is still found by the keys that it had before")
+		found := func(r domain.Record) int {
+			f.Helper()
+			lists := f.lists(r)
+			bySID := f.must(f.s.DeleteBySID(f.Context(), r.Owner.Issuer, r.SID))
+			return len(lists[0].byID) + len(lists[1].byID) + len(bySID)
 		}
-		now := sample(4)
-		byOwner, _ = f.s.ListByOwner(f.Context(), now.Owner)
-		byEmail, _ = f.s.ListByEmail(f.Context(), now.Email)
-		bySID, _ = f.s.DeleteBySID(f.Context(), now.Owner.Issuer, now.SID)
-		if len(byOwner) != 1 || len(byEmail) != 1 || len(bySID) != 1 {
-			f.Error("it is not found by the keys that it has now")
+		if n := found(sample(1)) + found(sample(2)) + found(bare(3)); n != 0 {
+			f.Errorf("it is found %d times by keys that it had before", n)
+		}
+		if n := found(sample(4)); n != 3 {
+			f.Errorf("it is found %d times by keys that it has now, want 3", n)
 		}
 	}},
 

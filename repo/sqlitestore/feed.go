@@ -1,0 +1,130 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"time"
+
+	"cloakroom/domain"
+	"cloakroom/repo"
+	"cloakroom/repo/events"
+)
+
+// pollInterval is how late another process's events may come.
+const pollInterval = 200 * time.Millisecond
+
+// feed reads the event table and publishes what is new: after each commit of
+// this process at once, and after those of others when a poll shows that there
+// were some. The table has one order for all, and each process follows it.
+type feed struct {
+	hub *events.Hub
+
+	mu             sync.Mutex
+	conn           *sql.Conn
+	version, after *sql.Stmt
+	seen           int64 // PRAGMA data_version at the last poll
+	last           int64 // the newest event that was published
+}
+
+// newFeed returns a feed of what comes from now on.
+func newFeed(ctx context.Context, db *sql.DB, hub *events.Hub) (*feed, error) {
+	conn, err := db.Conn(ctx) // data_version is about other connections than the one that asks
+	if err != nil {
+		return nil, err
+	}
+	f := &feed{hub: hub, conn: conn}
+	err = prepare(ctx, conn, []query{
+		{&f.version, "PRAGMA data_version"},
+		{&f.after, "SELECT seq, device, ended FROM event WHERE seq > ? ORDER BY seq LIMIT 1000"},
+	})
+	if err == nil {
+		err = conn.QueryRowContext(ctx, "SELECT coalesce(max(seq), 0) FROM event").Scan(&f.last)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// loop polls until ctx ends.
+func (f *feed) loop(ctx context.Context) {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			f.poll()
+		}
+	}
+}
+
+// poll publishes if another connection has committed anything since the poll
+// before. What cannot be read now will be read at a later poll.
+func (f *feed) poll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var version int64
+	if err := f.version.QueryRow().Scan(&version); err != nil || version == f.seen {
+		return
+	}
+	if f.publish() == nil {
+		f.seen = version
+	}
+}
+
+// committed publishes what a commit of this process has brought.
+func (f *feed) committed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_ = f.publish() // the next poll tries again, for it sees that there was a commit
+}
+
+// publish hands on all events after the last.
+func (f *feed) publish() error {
+	for {
+		batch, err := f.read()
+		if err != nil || len(batch) == 0 {
+			return err
+		}
+		f.hub.Publish(batch...)
+	}
+}
+
+// read returns the next events and moves last behind them. The table keeps a
+// limited number; where the sequence shows that some are gone, a Gap stands for
+// them.
+func (f *feed) read() ([]repo.Event, error) {
+	rows, err := f.after.Query(f.last)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var batch []repo.Event
+	last := f.last
+	for rows.Next() {
+		var seq int64
+		var id domain.DeviceID
+		var ended bool
+		if err := rows.Scan(&seq, fixed(id[:]), &ended); err != nil {
+			return nil, err
+		}
+		if seq != last+1 {
+			batch = append(batch, repo.Event{Kind: repo.Gap})
+		}
+		kind := repo.Changed
+		if ended {
+			kind = repo.Ended
+		}
+		batch = append(batch, repo.Event{Kind: kind, DeviceID: id})
+		last = seq
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	f.last = last
+	return batch, nil
+}
