@@ -31,8 +31,12 @@ const (
 	Ended EventKind = iota + 1
 	// Changed: its record is another than before. Forget what is cached of it.
 	Changed
-	// Gap: events may have been missed. Forget everything that is cached.
+	// Gap: events may have been missed, and from here on all are heard. Forget
+	// everything that is cached.
 	Gap
+	// Cut: events are not heard any more until the next Gap. Trust nothing
+	// that is cached.
+	Cut
 )
 
 // Event is what a store tells all replicas about a device.
@@ -139,8 +143,9 @@ type Store interface {
 	// Subscribe calls f with every event from now on, of this replica and of
 	// the others, one at a time and in order for any one device, until ctx
 	// ends. An event may come twice. It begins with a Gap, and repeats it when
-	// it may have missed something, as when f is too slow for the events. It
-	// returns ctx's error, or another if the store is closed under it.
+	// it may have missed something, as when f is too slow for the events. When
+	// it notices that it is cut off from the other replicas it says so by a Cut.
+	// It returns ctx's error, or another if the store is closed under it.
 	Subscribe(ctx context.Context, f func(Event)) error
 
 	// Ping reports whether the store can be reached and used.

@@ -73,7 +73,8 @@ func (b *Broker) AccessToken(ctx context.Context, v Visit) (Session, error) {
 
 // Rejected returns the session again after the upstream answered 401 to its
 // access token, with another token than the rejected one. ok is false if there
-// is none to be had: then the upstream's answer is the answer.
+// is no sense in asking for one: then the upstream's answer is the answer. The
+// errors are those of AccessToken.
 func (b *Broker) Rejected(ctx context.Context, v Visit, rejected domain.Secret) (s Session, ok bool, err error) {
 	rec, ticket, err := b.open(ctx, v.Ticket)
 	if err != nil {
@@ -89,10 +90,10 @@ func (b *Broker) Rejected(ctx context.Context, v Visit, rejected domain.Secret) 
 	}
 	rec, err = b.refresh(ctx, rec.DeviceID, rejected)
 	switch {
-	case errors.Is(err, domain.ErrSignedOut):
-		return Session{}, false, err
 	case err != nil:
-		return Session{}, false, nil // the upstream's 401 says more than our trouble
+		// While the auth server is away the upstream's 401 must not reach
+		// anybody: it would read as "signed out", and nobody is.
+		return Session{}, false, err
 	case !rec.TicketHash.Opens(ticket):
 		return Session{}, false, domain.ErrBadTicket
 	}

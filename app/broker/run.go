@@ -61,7 +61,7 @@ func Listen(address string) (net.Listener, error) {
 // end.
 func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger) (err error) {
 	defer l.Close()
-	store, err := openStore(ctx, s)
+	store, err := openStore(ctx, s, log)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 }
 
 // openStore opens the store that the settings name, with the tokens sealed.
-func openStore(ctx context.Context, s settings.Settings) (repo.Store, error) {
+func openStore(ctx context.Context, s settings.Settings, log *slog.Logger) (repo.Store, error) {
 	var keys []seal.Key
 	for _, text := range s.SealKeys {
 		key, err := seal.ParseKey(text.Reveal())
@@ -158,7 +158,7 @@ func openStore(ctx context.Context, s settings.Settings) (repo.Store, error) {
 		return nil, fmt.Errorf("seal-key: %w", err)
 	}
 	if s.Store.Kind == settings.Memory {
-		return sealstore.New(memstore.New(time.Now), ring), nil
+		return sealstore.New(memstore.New(time.Now), ring, log), nil
 	}
 	file, err := db.OpenSQLite(ctx, s.Store.Path)
 	if err != nil {
@@ -168,7 +168,7 @@ func openStore(ctx context.Context, s settings.Settings) (repo.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	return sealstore.New(store, ring), nil
+	return sealstore.New(store, ring, log), nil
 }
 
 func upstreamRoutes(list []settings.Route) []upstream.Route {
