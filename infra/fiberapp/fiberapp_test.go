@@ -137,6 +137,7 @@ func TestRefusalEchoesNothing(t *testing.T) {
 	for name, raw := range map[string]string{
 		"by the guard":  get + "Cookie: a=" + secret + "\r\nAuthorization: Bearer " + secret + "\r\nX" + secret + " : y\r\n\r\n",
 		"of its target": "GET /" + secret + "\x80 HTTP/1.1\r\n" + host + "Cookie: a=" + secret + "\r\n\r\n",
+		"of its host":   "GET / HTTP/1.1\r\nHost: [" + secret + "\r\nCookie: a=" + secret + "\r\n\r\n",
 		"by fasthttp":   get + "Cookie: a=" + secret + "\r\nTrailer: Authorization, " + secret + "\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -166,10 +167,28 @@ func TestRefusalEchoesNothing(t *testing.T) {
 	}
 }
 
+// fasthttp's own words reach the log without what they may quote.
+func TestServerLog(t *testing.T) {
+	var book logbook
+	log := serverLog{book.logger()}
+	log.Printf("error when serving connection %q<->%q: %v", "swordfish", []byte("swordfish"), errors.New("swordfish"))
+	log.Printf("cannot be served, because of %d others", 7)
+	log.Printf("cannot accept: %v", &net.OpError{Op: "accept", Err: errors.New("out of luck")})
+	got := book.String()
+	if strings.Contains(got, "swordfish") {
+		t.Errorf("the log quotes an argument:\n%s", got)
+	}
+	for _, want := range []string{"level=DEBUG", "level=WARN", "error when serving connection", "count=7", "out of luck"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the log has no %q:\n%s", want, got)
+		}
+	}
+}
+
 // A client that connects and says nothing is let go without a word; one that
 // stalls in its request is told so.
 func TestTimeouts(t *testing.T) {
-	const short = 30 * time.Millisecond
+	const short = 150 * time.Millisecond // long enough for a busy machine to send a request
 	addr := serve(t, Config{ErrorHandler: teapot},
 		httpguard.Config{HeadTimeout: short, IdleTimeout: short, BodyTimeout: short},
 		func(app *fiber.App) {
@@ -228,18 +247,18 @@ func TestUploadTimeout(t *testing.T) {
 			c.Send(strings.Repeat("x", 10_000))
 		}
 	}
-	const short = 20 * time.Millisecond
+	const headTimeout = 150 * time.Millisecond
 
-	addr := serve(t, Config{HeadTimeout: short}, httpguard.Config{HeadTimeout: short}, routes)
+	addr := serve(t, Config{HeadTimeout: headTimeout}, httpguard.Config{HeadTimeout: headTimeout}, routes)
 	c := dial(t, addr)
-	dribble(c, 8, short)
+	dribble(c, 10, headTimeout/3)
 	if a := answer(t, c); a.Status != 200 || a.Close {
 		t.Errorf("slow upload: %+v", a)
 	}
 
-	addr = serve(t, Config{UploadTimeout: 4 * short}, httpguard.Config{}, routes)
+	addr = serve(t, Config{UploadTimeout: 100 * time.Millisecond}, httpguard.Config{}, routes)
 	c = dial(t, addr)
-	dribble(c, 20, short)
+	dribble(c, 20, 20*time.Millisecond)
 	if a := answer(t, c); a.Status != 500 || !a.Close {
 		t.Errorf("endless upload: %+v", a)
 	}

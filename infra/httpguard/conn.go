@@ -83,10 +83,10 @@ func (c *Conn) Refusal() *Refusal { return c.refusal.Load() }
 // taken for a request.
 func (c *Conn) Receiving(n uint64) bool { return c.ended.Load() < n }
 
-// AllowTunnel lets everything after the request that is being answered pass
-// unjudged, in both directions and without a read deadline. It reports whether
-// that request asked for an upgrade; if it did not, nothing changes. Call it
-// from the handler, before anybody reads on.
+// AllowTunnel lets everything after a request with the field Upgrade pass
+// unjudged and without a read deadline. Call it from the handler of such a
+// request, before anybody reads on. If the last request delivered is not one,
+// it returns false and nothing changes.
 func (c *Conn) AllowTunnel() bool {
 	c.reading.Lock()
 	defer c.reading.Unlock()

@@ -260,7 +260,9 @@ func TestCloseLingers(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
-	io.WriteString(client, strings.Repeat("x", 500))
+	if _, err := io.WriteString(client, strings.Repeat("x", 500)); err != nil {
+		t.Errorf("client goes on sending: %v", err)
+	}
 	if got, err := io.ReadAll(client); string(got) != "answer" || err != nil {
 		t.Errorf("client read %q, %v", got, err)
 	}
