@@ -180,39 +180,52 @@ func (b *Broker) renewLease(ctx context.Context, id domain.DeviceID) (stop func(
 func (b *Broker) keep(ctx context.Context, rec domain.Record, next domain.Tokens) (domain.Record, error) {
 	stop := b.renewLease(ctx, rec.DeviceID)
 	defer stop()
-	kept := rec
-	kept.Tokens, kept.LastSeenAt, kept.Lease = next, b.now(), domain.Lease{}
-	kept.ExpiresAt = b.Lifetimes.EndsAt(kept)
+	spent := rec.Tokens.Refresh
 	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
-		err := b.store.ReplaceTokens(ctx, rec.DeviceID, b.replica, rec.Version, next, kept.ExpiresAt)
+		kept, err := b.replace(ctx, rec, next)
 		switch {
 		case err == nil:
-			kept.Version, kept.LastSeenAt = rec.Version+1, rec.LastSeenAt
 			return kept, nil
-		case errors.Is(err, domain.ErrNotFound):
+		case errors.Is(err, domain.ErrConflict):
+			var cur domain.Record
+			if cur, err = b.store.Get(ctx, rec.DeviceID); err == nil {
+				if cur.TicketHash != rec.TicketHash || !cur.Tokens.Refresh.Equal(spent) {
+					return b.overtaken(ctx, rec, cur, next), nil
+				}
+				// The record was written anew with the token that we have
+				// spent, as when it is sealed with another key. Our pair is
+				// its successor all the same.
+				rec, err = cur, storeError("store refreshed tokens", domain.ErrConflict)
+			}
+		}
+		if errors.Is(err, domain.ErrNotFound) {
 			// Signed out meanwhile, and sign-out wins. The pair must not live on.
 			b.revoke(ctx, next)
 			return domain.Record{}, domain.ErrSignedOut
-		case errors.Is(err, domain.ErrConflict):
-			return b.overtaken(ctx, rec, next)
 		}
 		b.Log.WarnContext(ctx, "storing refreshed tokens, trying again", "device", rec.DeviceID, "error", err)
 		if sleep(ctx, pause) != nil {
 			b.Log.ErrorContext(ctx, "refreshed tokens could not be stored; the device may have to sign in again", "device", rec.DeviceID)
-			return domain.Record{}, storeError("store refreshed tokens", err)
+			return domain.Record{}, fmt.Errorf("store refreshed tokens: %w: %w", domain.ErrStore, err)
 		}
 	}
 }
 
-// overtaken sorts out a write that found another version than it was based on.
-func (b *Broker) overtaken(ctx context.Context, rec domain.Record, next domain.Tokens) (domain.Record, error) {
-	cur, err := b.store.Get(ctx, rec.DeviceID)
+// replace stores the pair if the record is still the one that was read, and
+// returns the record as it is then.
+func (b *Broker) replace(ctx context.Context, rec domain.Record, next domain.Tokens) (domain.Record, error) {
+	seen := rec.LastSeenAt
+	rec.Tokens, rec.LastSeenAt = next, b.now() // a refresh follows from a request
+	rec.ExpiresAt = b.Lifetimes.EndsAt(rec)
+	err := b.store.ReplaceTokens(ctx, rec.DeviceID, b.replica, rec.Version, next, rec.ExpiresAt)
+	rec.Version, rec.LastSeenAt, rec.Lease = rec.Version+1, seen, domain.Lease{}
+	return rec, err
+}
+
+// overtaken sorts out a write that found cur instead of the record that it was
+// based on, and returns what there is to use.
+func (b *Broker) overtaken(ctx context.Context, rec, cur domain.Record, next domain.Tokens) domain.Record {
 	switch {
-	case errors.Is(err, domain.ErrNotFound):
-		b.revoke(ctx, next)
-		return domain.Record{}, domain.ErrSignedOut
-	case err != nil:
-		return domain.Record{}, storeError("read the record again", err)
 	case cur.Tokens.Refresh.Equal(next.Refresh):
 		// It was our own write whose answer got lost, or another replica was
 		// given the same successor within the auth server's reuse window.
@@ -225,7 +238,7 @@ func (b *Broker) overtaken(ctx context.Context, rec domain.Record, next domain.T
 		// of one family, and revoking ours could end both.
 		b.Log.WarnContext(ctx, "another replica stored its refresh first", "device", rec.DeviceID)
 	}
-	return cur, nil
+	return cur
 }
 
 // refused handles invalid_grant. Only if the record, read again, still holds

@@ -305,6 +305,24 @@ func TestLostAnswerOfTheStoreIsRecognised(t *testing.T) {
 	}
 }
 
+func TestRecordThatIsSealedAnewDuringRefreshTakesTheSuccessor(t *testing.T) {
+	w := newWorld(t)
+	b := w.broker()
+	v, rec := w.signIn(b, email, "")
+	w.clock.advance(life)
+	w.auth.Next(authapitest.RefreshPath, func(rw http.ResponseWriter, r *http.Request, work func() authapitest.Reply) {
+		cur := w.record(rec.DeviceID)
+		if err := w.store.Store.ReplaceTokens(context.Background(), rec.DeviceID, "a key rotation", cur.Version, cur.Tokens, cur.ExpiresAt); err != nil {
+			t.Errorf("ReplaceTokens of the key rotation: %v", err)
+		}
+		work().Send(rw)
+	})
+	got := w.works(b, v)
+	if stored := w.record(rec.DeviceID); !stored.Tokens.Refresh.Equal(got.Tokens.Refresh) || stored.Version != 3 {
+		t.Errorf("the store has version %d and not the successor", stored.Version)
+	}
+}
+
 func TestLeaseLeftBehindHoldsNobodyUpForLong(t *testing.T) {
 	w := newWorld(t)
 	b := w.broker()
