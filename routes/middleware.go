@@ -2,11 +2,9 @@ package routes
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"net/url"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -41,9 +39,8 @@ type requestLog struct {
 
 const requestLogKey = "cloakroom.request_log"
 
-// begin gives the request its id, its context and its log line, and turns a
-// panic into a 500.
-func (h *handlers) begin(c *fiber.Ctx) (err error) {
+// begin gives the request its id, its context and its log line.
+func (h *handlers) begin(c *fiber.Ctx) error {
 	id := c.Get(headerRequestID)
 	if !plausibleRequestID(id) {
 		id = uuid.NewString()
@@ -61,18 +58,15 @@ func (h *handlers) begin(c *fiber.Ctx) (err error) {
 	c.SetUserContext(line.ctx)
 	c.Locals(requestLogKey, line)
 
-	defer func() {
-		if r := recover(); r != nil {
-			h.Log.ErrorContext(line.ctx, "panic", "value", fmt.Sprint(r), "stack", string(debug.Stack()))
-			err = h.Error(c, errInternal)
-		}
-		line.status = c.Response().StatusCode()
-		if !line.deferred {
-			line.end(nil)
-		}
-	}()
 	if err := c.Next(); err != nil {
-		return h.Error(c, err)
+		// Here and not by Fiber, so that the line has the answer's status.
+		if err := h.Error(c, err); err != nil {
+			return err
+		}
+	}
+	line.status = c.Response().StatusCode()
+	if !line.deferred {
+		line.end(nil)
 	}
 	return nil
 }

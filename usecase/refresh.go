@@ -34,8 +34,12 @@ const (
 //	domain.ErrAuthUnavailable    try later; the record is kept
 //	domain.ErrAuthMisconfigured  an operator is needed; the record is kept
 //	domain.ErrStore              the store could not be asked
-//	ctx's error                  the caller left; the work goes on
+//	ctx's error, or a deadline's the caller left; the work goes on
 func (b *Broker) refresh(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
+	// Nobody waits for longer than it takes another replica to be given up and
+	// one call to be made.
+	ctx, cancel := context.WithTimeout(ctx, b.leaseTTL()+b.AuthTimeout)
+	defer cancel()
 	return b.flights.do(ctx, id, func(ctx context.Context) (domain.Record, error) {
 		return b.refreshOnce(ctx, id, stale)
 	})

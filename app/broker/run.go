@@ -115,7 +115,7 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	defer engine.Close()
 
 	h := routes.New(b, pages, table, engine, surface(s, log))
-	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, TrustedProxies: s.TrustedProxies, Logger: log})
+	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, TrustedProxies: s.TrustedProxies, Logger: log})
 	h.Mount(app)
 
 	failed := make(chan error, 1)
