@@ -90,8 +90,14 @@ func TestR15_TicketIsRandomAndKeptAsHash(t *testing.T) {
 		t.Error("the hash opens for the wrong ticket, or not for the right one")
 	}
 	_, secret, _ := strings.Cut(a.Reveal(), ".")
-	if printed := fmt.Sprintf("%v %+v %#v %s", a, a, a, struct{ t domain.Ticket }{a}); strings.Contains(printed, secret) {
-		t.Errorf("a ticket printed its secret: %s", printed)
+	raw := bytes.Repeat([]byte{1}, 32)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		printed := fmt.Sprintf(verb+verb, a, struct{ t domain.Ticket }{a})
+		for _, leak := range []string{secret, string(raw), fmt.Sprintf("%x", raw), strings.Trim(fmt.Sprint(raw), "[]"), strings.Trim(fmt.Sprintf("%s", *(*[32]byte)(raw)), "[]")} {
+			if strings.Contains(printed, leak) {
+				t.Errorf("a ticket printed its secret by %s: %s", verb, printed)
+			}
+		}
 	}
 	if _, err := domain.NewTicket(id, bytes.NewReader(nil)); err == nil {
 		t.Error("a ticket was made without randomness")

@@ -57,16 +57,16 @@ var ticketEncoding = base64.RawURLEncoding.Strict()
 // that proves it. It is new at every sign-in. A Ticket prints as its device id.
 type Ticket struct {
 	DeviceID DeviceID
-	secret   *[ticketSecretBytes]byte
+	secret   Secret // the bytes themselves, not their text
 }
 
 // NewTicket makes a ticket for a device with a secret drawn from random.
 func NewTicket(id DeviceID, random io.Reader) (Ticket, error) {
-	t := Ticket{DeviceID: id, secret: new([ticketSecretBytes]byte)}
-	if _, err := io.ReadFull(random, t.secret[:]); err != nil {
+	var raw [ticketSecretBytes]byte
+	if _, err := io.ReadFull(random, raw[:]); err != nil {
 		return Ticket{}, fmt.Errorf("ticket: %w", err)
 	}
-	return t, nil
+	return Ticket{DeviceID: id, secret: NewSecret(string(raw[:]))}, nil
 }
 
 // ParseTicket reads a cookie's value. Anything but the exact text that Reveal
@@ -85,23 +85,23 @@ func ParseTicket(text string) (Ticket, error) {
 	if err != nil || len(raw) != ticketSecretBytes {
 		return Ticket{}, errNotATicket
 	}
-	return Ticket{DeviceID: device, secret: (*[ticketSecretBytes]byte)(raw)}, nil
+	return Ticket{DeviceID: device, secret: NewSecret(string(raw))}, nil
 }
 
 // Reveal returns the text for the cookie.
 func (t Ticket) Reveal() string {
-	if t.secret == nil {
+	if t.secret.Empty() {
 		return ""
 	}
-	return t.DeviceID.String() + "." + ticketEncoding.EncodeToString(t.secret[:])
+	return t.DeviceID.String() + "." + ticketEncoding.EncodeToString([]byte(t.secret.Reveal()))
 }
 
 // Hash returns what a store keeps instead of the secret.
 func (t Ticket) Hash() TicketHash {
-	if t.secret == nil {
+	if t.secret.Empty() {
 		return TicketHash{}
 	}
-	return sha256.Sum256(t.secret[:])
+	return sha256.Sum256([]byte(t.secret.Reveal()))
 }
 
 // Format implements fmt.Formatter for every verb: the device id alone.

@@ -79,7 +79,7 @@ func (s Settings) Validate() error {
 	}
 	want(s.Database != "" && !strings.HasPrefix(s.Database, ":") && !strings.HasPrefix(s.Database, "file:"),
 		"database: %q is no file; set it to a path, such as data/auth.db", s.Database)
-	want(validIssuer(s.Issuer), "issuer: %q is no issuer; set it to an http or https URL without user, query and fragment, such as https://auth.example.com", s.Issuer)
+	want(validIssuer(s.Issuer), "issuer: is no issuer; set it to an http or https URL without user, query and fragment, such as https://auth.example.com")
 	want(s.Audience != "", "audience: is empty; set it to the name that your APIs expect, such as cloakroom")
 
 	want(s.AccessTokenLifetime >= time.Second && s.AccessTokenLifetime%time.Second == 0,
