@@ -145,6 +145,9 @@ func checkAuthServer(s Settings, l *schema.Loaded) {
 	}
 }
 
+// longestCacheTTL is how long a sign-out may take to be seen by every replica.
+const longestCacheTTL = time.Second
+
 func checkTimes(s Settings, l *schema.Loaded) {
 	// longer complains if a is longer than most.
 	longer := func(aName string, a time.Duration, bName string, b, most time.Duration, sentence string) {
@@ -160,6 +163,9 @@ func checkTimes(s Settings, l *schema.Loaded) {
 		"no access token lives long enough to be refreshed; shorten the first or lengthen the second")
 	longer("auth-timeout", s.AuthTimeout, "shutdown-grace", s.ShutdownGrace, s.ShutdownGrace,
 		"a refresh under way at the end could lose its tokens; shorten the first or lengthen the second")
+	if l.Valid("cache-ttl") && s.CacheTTL > longestCacheTTL {
+		l.Rejectf("%s: would let a device that was signed out elsewhere live on for too long if the word of it got lost; make it 1s at most", l.Where("cache-ttl"))
+	}
 	if s.RefreshAhead > 0 {
 		longer("refresh-margin", s.RefreshMargin, "refresh-ahead", s.RefreshAhead, s.RefreshAhead-1,
 			"an access token has expired before it is refreshed ahead; make the second longer, or 0 for never")

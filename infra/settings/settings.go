@@ -36,7 +36,10 @@ type Settings struct {
 	// UpstreamHeaderTimeout bounds the wait for an upstream's first byte.
 	UpstreamHeaderTimeout time.Duration `name:"upstream-header-timeout" group:"Routes" default:"30s" min:"1ms" help:"How long an upstream may take until its answer begins."`
 
-	Store Store `name:"store" group:"Store" default:"sqlite://data/cloakroom.db" placeholder:"URL" help:"Where devices are kept: sqlite://relative/path, sqlite:///absolute/path, or memory: for trials, which forgets everything at the end."`
+	Store Store `name:"store" group:"Store" default:"sqlite://data/cloakroom.db" placeholder:"URL" help:"Where devices are kept: sqlite://relative/path, sqlite:///absolute/path, a redis://, rediss://, redis+sentinel://, redis+cluster:// or unix:// URL of Redis, a mongodb:// or mongodb+srv:// URL, or memory: for trials, which forgets everything at the end."`
+	// CacheTTL is 0 for no cache.
+	CacheTTL  time.Duration `name:"cache-ttl" group:"Store" default:"1s" min:"0s" help:"How long a record that was read is trusted, at most, before the store is asked again; never more than 1s. What ends elsewhere is dropped at once. 0: always ask."`
+	CacheSize int           `name:"cache-size" group:"Store" default:"10000" min:"1" help:"How many records are kept at hand, at most."`
 	// SealKeys are texts for seal.ParseKey: the first seals, all open. Their
 	// forms, strengths and ids have been checked. Empty with memory: only.
 	SealKeys []domain.Secret `name:"seal-key" group:"Store" example:"example:dGhpcy1pcy10aGUtZXhhbXBsZS1ub3QtYS1zZWNyZXQ" placeholder:"ID:KEY" help:"Keys that tokens are encrypted with in the store, as 'cloakroom keys generate' prints them. A list: the first encrypts, all decrypt. Required unless the store is memory:."`
@@ -52,6 +55,7 @@ type Settings struct {
 	AuthTimeout      time.Duration `name:"auth-timeout" group:"Auth server" default:"10s" min:"1ms" help:"How long one call of the auth server may take."`
 
 	AuthBody              string `name:"auth-body" group:"Auth server's words" default:"json" enum:"json,form" help:"How requests are written."`
+	AuthLoginBody         string `name:"auth-login-body" group:"Auth server's words" default:"same" enum:"same,form" help:"How the sign-in alone is written, for servers that take a form there and JSON elsewhere."`
 	AuthEmailField        string `name:"auth-email-field" group:"Auth server's words" default:"email" placeholder:"FIELD" help:"Request field of the email address."`
 	AuthPasswordField     string `name:"auth-password-field" group:"Auth server's words" default:"password" placeholder:"FIELD" help:"Request field of the password."`
 	AuthRefreshTokenField string `name:"auth-refresh-token-field" group:"Auth server's words" default:"refresh_token" placeholder:"FIELD" help:"Request field of the refresh token."`

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 
+	"cloakroom/domain"
 	"cloakroom/infra/settings/schema"
 )
 
@@ -48,18 +49,32 @@ func (r Route) String() string {
 // The kinds of store that there are.
 const (
 	SQLite = "sqlite"
+	Redis  = "redis"
+	Mongo  = "mongodb"
 	Memory = "memory"
 )
 
 // Store says where devices are kept.
 type Store struct {
-	Kind string // SQLite or Memory
-	Path string // of SQLite's file
+	Kind string        // SQLite, Redis, Mongo or Memory
+	Path string        // of SQLite's file
+	URL  domain.Secret // of a server, with its password; package db reads it
 }
 
-// UnmarshalText reads sqlite://relative/path, sqlite:///absolute/path or memory:.
+// UnmarshalText reads sqlite://relative/path, sqlite:///absolute/path, memory:,
+// or the URL of a server.
 func (s *Store) UnmarshalText(text []byte) error {
 	scheme, rest, _ := strings.Cut(string(text), ":")
+	if kind, _, _ := strings.Cut(scheme, "+"); kind == Redis || kind == "rediss" || kind == "unix" || kind == Mongo {
+		if !strings.HasPrefix(rest, "//") || len(rest) == 2 {
+			return errors.New("names no server; write for example redis://127.0.0.1:6379 or mongodb://127.0.0.1:27017/cloakroom")
+		}
+		if kind != Mongo {
+			kind = Redis // over TLS or a Unix socket as well
+		}
+		*s = Store{Kind: kind, URL: domain.NewSecret(string(text))}
+		return nil
+	}
 	rest = strings.TrimPrefix(rest, "//")
 	switch {
 	case scheme == Memory && rest == "":
@@ -67,7 +82,7 @@ func (s *Store) UnmarshalText(text []byte) error {
 	case scheme == Memory:
 		return errors.New("has something after memory:; take it out")
 	case scheme != SQLite:
-		return errors.New("is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db or memory:")
+		return errors.New("is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379, mongodb://host:27017/cloakroom or memory:")
 	case rest == "" || strings.HasSuffix(rest, "/"):
 		return errors.New("names no file; write for example sqlite://data/cloakroom.db")
 	case strings.ContainsAny(rest, "?#%:\x00"):
@@ -78,10 +93,19 @@ func (s *Store) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String returns the form that UnmarshalText reads.
+// String returns the form that UnmarshalText reads, but for the user name, the
+// password and the options of a server, which may be secret.
 func (s Store) String() string {
-	if s.Kind == Memory {
+	switch s.Kind {
+	case Memory:
 		return "memory:"
+	case SQLite:
+		return "sqlite://" + s.Path
 	}
-	return s.Kind + "://" + s.Path
+	address, _, _ := strings.Cut(s.URL.Reveal(), "?")
+	scheme, hosts, _ := strings.Cut(address, "://")
+	if i := strings.LastIndex(hosts, "@"); i >= 0 {
+		hosts = "[redacted]@" + hosts[i+1:]
+	}
+	return scheme + "://" + hosts
 }
