@@ -1,0 +1,204 @@
+package redisstore
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"cloakroom/domain"
+)
+
+// field is one field of the hash that a record is. What is empty, false or the
+// zero time has no field.
+type field struct {
+	name  string
+	kind  fieldKind
+	read  func(*domain.Record) string
+	write func(*domain.Record, string) error
+}
+
+type fieldKind int
+
+const (
+	plain  fieldKind = iota
+	token            // one of domain.Tokens
+	secret           // one of domain.Tokens that stands in no list
+)
+
+var fields = []field{
+	{"ticket_hash", plain, readTicketHash, writeTicketHash},
+	text("issuer", func(r *domain.Record) *string { return &r.Owner.Issuer }),
+	text("subject", func(r *domain.Record) *string { return &r.Owner.Subject }),
+	text("email", func(r *domain.Record) *string { return &r.Email }),
+	flag("email_verified", func(r *domain.Record) *bool { return &r.EmailVerified }),
+	{"roles", plain, readRoles, writeRoles},
+	text("provider", func(r *domain.Record) *string { return &r.Provider }),
+	text("oidc_sid", func(r *domain.Record) *string { return &r.SID }),
+
+	text("token_type", func(r *domain.Record) *string { return &r.Tokens.TokenType }).as(token),
+	sealed("access_token", func(r *domain.Record) *domain.Secret { return &r.Tokens.Access }),
+	moment("access_issued", func(r *domain.Record) *time.Time { return &r.Tokens.AccessIssued }).as(token),
+	moment("access_expiry", func(r *domain.Record) *time.Time { return &r.Tokens.AccessExpiry }).as(token),
+	sealed("refresh_token", func(r *domain.Record) *domain.Secret { return &r.Tokens.Refresh }),
+	moment("refresh_expiry", func(r *domain.Record) *time.Time { return &r.Tokens.RefreshExpiry }).as(token),
+	sealed("id_token", func(r *domain.Record) *domain.Secret { return &r.Tokens.ID }),
+
+	text("name", func(r *domain.Record) *string { return &r.Name }),
+	text("user_agent", func(r *domain.Record) *string { return &r.UserAgent }),
+	flag("persistent", func(r *domain.Record) *bool { return &r.Persistent }),
+	moment("created_at", func(r *domain.Record) *time.Time { return &r.CreatedAt }),
+	text("created_ip", func(r *domain.Record) *string { return &r.CreatedIP }),
+	moment("last_seen_at", func(r *domain.Record) *time.Time { return &r.LastSeenAt }),
+	text("last_seen_ip", func(r *domain.Record) *string { return &r.LastSeenIP }),
+	moment("auth_time", func(r *domain.Record) *time.Time { return &r.AuthTime }),
+	moment("expires_at", func(r *domain.Record) *time.Time { return &r.ExpiresAt }),
+
+	{"version", plain, readVersion, writeVersion},
+	text("lease_owner", func(r *domain.Record) *string { return &r.Lease.Owner }),
+	moment("lease_until", func(r *domain.Record) *time.Time { return &r.Lease.Until }),
+}
+
+var (
+	fieldsByName = make(map[string]field)
+	// listedFields are the names of those that stand in lists.
+	listedFields []string
+)
+
+func init() {
+	for _, f := range fields {
+		fieldsByName[f.name] = f
+		if f.kind != secret {
+			listedFields = append(listedFields, f.name)
+		}
+	}
+}
+
+func (f field) as(kind fieldKind) field {
+	f.kind = kind
+	return f
+}
+
+func text(name string, at func(*domain.Record) *string) field {
+	return field{name, plain,
+		func(r *domain.Record) string { return *at(r) },
+		func(r *domain.Record, value string) error { *at(r) = value; return nil },
+	}
+}
+
+func sealed(name string, at func(*domain.Record) *domain.Secret) field {
+	return field{name, secret,
+		func(r *domain.Record) string { return at(r).Reveal() },
+		func(r *domain.Record, value string) error { *at(r) = domain.NewSecret(value); return nil },
+	}
+}
+
+func flag(name string, at func(*domain.Record) *bool) field {
+	return field{name, plain,
+		func(r *domain.Record) string {
+			if *at(r) {
+				return "1"
+			}
+			return ""
+		},
+		func(r *domain.Record, value string) error { *at(r) = value == "1"; return nil },
+	}
+}
+
+func moment(name string, at func(*domain.Record) *time.Time) field {
+	return field{name, plain,
+		func(r *domain.Record) string {
+			if at(r).UnixMilli() == (time.Time{}).UnixMilli() {
+				return ""
+			}
+			return millis(*at(r))
+		},
+		func(r *domain.Record, value string) error {
+			n, err := strconv.ParseInt(value, 10, 64)
+			*at(r) = time.UnixMilli(n).UTC()
+			return err
+		},
+	}
+}
+
+// millis is how a time stands in Redis: as the milliseconds since 1970.
+func millis(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }
+
+func readTicketHash(r *domain.Record) string {
+	if r.TicketHash == (domain.TicketHash{}) {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(r.TicketHash[:])
+}
+
+func writeTicketHash(r *domain.Record, value string) error {
+	raw, err := base64.RawURLEncoding.DecodeString(value)
+	if err == nil && len(raw) != len(r.TicketHash) {
+		err = fmt.Errorf("%d bytes", len(raw))
+	}
+	copy(r.TicketHash[:], raw)
+	return err
+}
+
+func readRoles(r *domain.Record) string {
+	if len(r.Roles) == 0 {
+		return ""
+	}
+	list, err := json.Marshal(r.Roles)
+	if err != nil {
+		panic(err) // strings can always be marshalled
+	}
+	return string(list)
+}
+
+func writeRoles(r *domain.Record, value string) error {
+	return json.Unmarshal([]byte(value), &r.Roles)
+}
+
+func readVersion(r *domain.Record) string { return strconv.FormatInt(r.Version, 10) }
+
+func writeVersion(r *domain.Record, value string) (err error) {
+	r.Version, err = strconv.ParseInt(value, 10, 64)
+	return err
+}
+
+// pairs returns names and values of what a record has to keep.
+func pairs(r domain.Record) []any {
+	var all []any
+	for _, f := range fields {
+		if value := f.read(&r); value != "" {
+			all = append(all, f.name, value)
+		}
+	}
+	return all
+}
+
+// tokenPairs returns names and values of all that a refresh replaces; an empty
+// value means that the field goes.
+func tokenPairs(t domain.Tokens) []any {
+	r := domain.Record{Tokens: t}
+	var all []any
+	for _, f := range fields {
+		if f.kind != plain {
+			all = append(all, f.name, f.read(&r))
+		}
+	}
+	return all
+}
+
+// parse reads fields and values. Fields that it does not know are the store's
+// own. The error names the field and not its value.
+func parse(id domain.DeviceID, values map[string]string) (domain.Record, error) {
+	r := domain.Record{DeviceID: id}
+	for name, value := range values {
+		f, known := fieldsByName[name]
+		if !known {
+			continue
+		}
+		if err := f.write(&r, value); err != nil {
+			return domain.Record{}, fmt.Errorf("device %v: field %s is damaged", id, name)
+		}
+	}
+	return r, nil
+}
