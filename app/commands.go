@@ -28,7 +28,12 @@ type commands struct {
 	} `cmd:"" help:"Look at the settings."`
 	Keys struct {
 		Generate keysGenerateCommand `cmd:"" help:"Make a key for seal-key."`
+		Rotate   keysRotateCommand   `cmd:"" help:"Seal all tokens in the store with the first key, while brokers run."`
 	} `cmd:"" help:"Handle keys."`
+	Devices struct {
+		Migrate devicesMigrateCommand `cmd:"" help:"Copy all devices from one store to another."`
+	} `cmd:"" help:"Handle devices."`
+	Bench   benchCommand   `cmd:"" help:"Measure what a request through the proxy costs, beside other proxies."`
 	Version versionCommand `cmd:"" help:"Say which version this is."`
 }
 
@@ -54,7 +59,7 @@ func newCommands() *commands {
 	c := &commands{}
 	all := roles()
 	for i, commands := range [][]*configured{
-		{&c.Serve.configured, &c.Config.Check.configured, &c.Config.Show.configured},
+		{&c.Serve.configured, &c.Config.Check.configured, &c.Config.Show.configured, &c.Keys.Rotate.configured, &c.Devices.Migrate.configured},
 		{&c.AuthServer.configured},
 		{&c.Demo.configured},
 	} {

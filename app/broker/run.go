@@ -17,16 +17,11 @@ import (
 
 	"cloakroom/domain"
 	"cloakroom/infra/authapi"
-	"cloakroom/infra/db"
 	"cloakroom/infra/fiberapp"
 	"cloakroom/infra/httpguard"
-	"cloakroom/infra/seal"
 	"cloakroom/infra/settings"
 	"cloakroom/infra/upstream"
-	"cloakroom/repo"
-	"cloakroom/repo/memstore"
-	"cloakroom/repo/sealstore"
-	"cloakroom/repo/sqlitestore"
+	"cloakroom/repo/cachestore"
 	"cloakroom/routes"
 	"cloakroom/routes/web"
 	"cloakroom/usecase"
@@ -61,9 +56,12 @@ func Listen(address string) (net.Listener, error) {
 // end.
 func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger) (err error) {
 	defer l.Close()
-	store, err := openStore(ctx, s, log)
+	store, err := OpenStore(ctx, s.Store, s.SealKeys, log)
 	if err != nil {
 		return err
+	}
+	if s.CacheTTL > 0 {
+		store = cachestore.New(store, s.CacheTTL, s.CacheSize, time.Now)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 
@@ -71,6 +69,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 		BaseURL:      s.AuthURL,
 		RegisterPath: s.AuthRegisterPath, LoginPath: s.AuthLoginPath, RefreshPath: s.AuthRefreshPath, RevokePath: s.AuthRevokePath,
 		Form:       s.AuthBody == "form",
+		LoginForm:  s.AuthLoginBody == "form",
 		EmailField: s.AuthEmailField, PasswordField: s.AuthPasswordField, RefreshTokenField: s.AuthRefreshTokenField,
 		AccessTokenAnswer: s.AuthAnswerAccessToken, RefreshTokenAnswer: s.AuthAnswerRefreshToken, TokenTypeAnswer: s.AuthAnswerTokenType,
 		ExpiresInAnswer: s.AuthAnswerExpiresIn, RefreshExpiresInAnswer: s.AuthAnswerRefreshExpiresIn,
@@ -121,7 +120,9 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	failed := make(chan error, 1)
 	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
 	log.InfoContext(ctx, "broker listens", "address", l.Addr().String(), "store", s.Store.Kind)
-	log.InfoContext(ctx, "this store serves one host: run one replica")
+	if s.Store.Kind == settings.SQLite || s.Store.Kind == settings.Memory {
+		log.InfoContext(ctx, "this store serves one host; replicas on several need Redis or MongoDB")
+	}
 
 	select {
 	case err := <-failed:
@@ -138,37 +139,6 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	b.Drain(grace)
 	log.InfoContext(ctx, "stopped")
 	return nil
-}
-
-// openStore opens the store that the settings name, with the tokens sealed.
-func openStore(ctx context.Context, s settings.Settings, log *slog.Logger) (repo.Store, error) {
-	var keys []seal.Key
-	for _, text := range s.SealKeys {
-		key, err := seal.ParseKey(text.Reveal())
-		if err != nil {
-			return nil, fmt.Errorf("seal-key: %w", err)
-		}
-		keys = append(keys, key)
-	}
-	if s.Store.Kind == settings.Memory && len(keys) == 0 {
-		return memstore.New(time.Now), nil
-	}
-	ring, err := seal.NewKeyring(keys...)
-	if err != nil {
-		return nil, fmt.Errorf("seal-key: %w", err)
-	}
-	if s.Store.Kind == settings.Memory {
-		return sealstore.New(memstore.New(time.Now), ring, log), nil
-	}
-	file, err := db.OpenSQLite(ctx, s.Store.Path)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	store, err := sqlitestore.Open(ctx, file.Write, file.Read, time.Now)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return sealstore.New(store, ring, log), nil
 }
 
 func upstreamRoutes(list []settings.Route) []upstream.Route {
