@@ -96,26 +96,32 @@ func (s *stack) parse(text string) *url.URL {
 // start runs a broker with the settings; stop before it starts another.
 func (s *stack) start() {
 	s.Helper()
+	s.url, s.stop = s.replica()
+}
+
+// replica runs one more broker with the settings, which ends with the test or
+// when stop is called. stop returns what Serve returned.
+func (s *stack) replica() (url string, stop func() error) {
+	s.Helper()
 	l, err := broker.Listen("127.0.0.1:0")
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.url = "http://" + l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- broker.Serve(ctx, l, s.settings, logging.New(s.said, false, -8)) }()
 	var once sync.Once
 	var result error
-	s.stop = func() error {
+	stop = func() error {
 		once.Do(func() { cancel(); result = <-ended })
 		return result
 	}
-	stop := s.stop
 	s.Cleanup(func() {
 		if err := stop(); err != nil {
 			s.Errorf("Serve = %v", err)
 		}
 	})
+	return "http://" + l.Addr().String(), stop
 }
 
 // serveUpstream wants a token that works, and tells what it was asked.
@@ -134,6 +140,7 @@ func (s *stack) serveUpstream(w http.ResponseWriter, r *http.Request) {
 // browser is a client with a cookie jar that follows no redirects.
 type browser struct {
 	s      *stack
+	url    string // of the replica that it talks to
 	client *http.Client
 	header http.Header // sent with every request
 }
@@ -145,7 +152,7 @@ func (s *stack) browser() *browser {
 	}
 	transport := &http.Transport{DisableCompression: true}
 	s.Cleanup(transport.CloseIdleConnections)
-	return &browser{s: s, header: http.Header{}, client: &http.Client{
+	return &browser{s: s, url: s.url, header: http.Header{}, client: &http.Client{
 		Jar: jar, Transport: transport, Timeout: 20 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -160,7 +167,7 @@ type answer struct {
 // do sends a request with the header lines given as "Name: value".
 func (b *browser) do(method, path, body string, header ...string) answer {
 	b.s.Helper()
-	req, err := http.NewRequestWithContext(b.s.Context(), method, b.s.url+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(b.s.Context(), method, b.url+path, strings.NewReader(body))
 	if err != nil {
 		b.s.Fatal(err)
 	}
@@ -207,7 +214,7 @@ func (b *browser) signIn(who string) answer {
 
 // ticket returns the cookie's value, "" if there is none.
 func (b *browser) ticket() string {
-	for _, c := range b.client.Jar.Cookies(b.s.parse(b.s.url)) {
+	for _, c := range b.client.Jar.Cookies(b.s.parse(b.url)) {
 		if c.Name == "device_id" {
 			return c.Value
 		}

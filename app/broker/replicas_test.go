@@ -1,0 +1,127 @@
+package broker_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"cloakroom/domain"
+	"cloakroom/infra/authapi/authapitest"
+	"cloakroom/infra/settings"
+	"cloakroom/repo/redisstore/redistest"
+)
+
+// onRedis makes a stack keep its devices in Redis.
+func onRedis(r *redistest.Server) func(*settings.Settings) {
+	return func(s *settings.Settings) {
+		s.Store = settings.Store{Kind: settings.Redis, URL: domain.NewSecret(r.URL)}
+	}
+}
+
+// at returns the same browser, cookies and all, talking to another replica.
+func (b *browser) at(url string) *browser {
+	b.s.Helper()
+	other := *b
+	jar := b.client.Jar
+	jar.SetCookies(b.s.parse(url), jar.Cookies(b.s.parse(b.url)))
+	other.url = url
+	return &other
+}
+
+// TestR32_SignOutHoldsOnEveryReplicaAtOnce signs a device out at one replica
+// while the other has it in its cache.
+func TestR32_SignOutHoldsOnEveryReplicaAtOnce(t *testing.T) {
+	for name, change := range map[string]func(*settings.Settings){
+		"redis":  onRedis(redistest.Any(t)),
+		"sqlite": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStack(t, change)
+			second, _ := s.replica()
+			laptop, phone := s.browser(), s.browser()
+			laptop.signIn(email)
+			phone.signIn(email)
+			for range 5 {
+				phone.at(second).get("/api/thing").want(t, 200, "")
+			}
+			var id string
+			for _, d := range laptop.devices(t).Devices {
+				if !d.Current {
+					id = d.ID
+				}
+			}
+			laptop.do("DELETE", "/auth/devices/"+id, "", asScript).want(t, 204, "")
+			answered := time.Now()
+			for phone.at(second).get("/api/thing").StatusCode != 401 {
+				if time.Since(answered) > time.Second {
+					t.Fatal("a second after the sign-out the other replica still serves the device")
+				}
+			}
+			phone.get("/api/thing").want(t, 401, "sign_in_required")
+		})
+	}
+}
+
+// TestR9_ReplicasRefreshOnce lets requests over three replicas find the same
+// expired token.
+func TestR9_ReplicasRefreshOnce(t *testing.T) {
+	s := newStack(t, onRedis(redistest.Any(t)))
+	s.auth.Set(func(o *authapitest.Options) { o.AccessLife = time.Second })
+	b := s.browser()
+	b.signIn(email)
+	var at []*browser
+	for range 3 {
+		url, _ := s.replica()
+		at = append(at, b.at(url))
+	}
+	expired := make(chan struct{})
+	time.AfterFunc(1100*time.Millisecond, func() { close(expired) })
+	<-expired
+	gate := authapitest.NewGate()
+	s.auth.Set(func(o *authapitest.Options) { o.AccessLife = time.Minute })
+	s.auth.Always(authapitest.RefreshPath, gate.Before)
+	var callers sync.WaitGroup
+	for i := range 100 {
+		callers.Go(func() { at[i%3].get("/api/thing").want(t, 200, "") })
+	}
+	<-gate.Arrived
+	gate.Open()
+	callers.Wait()
+	if n := len(s.auth.Requests(authapitest.RefreshPath)); n != 1 {
+		t.Errorf("%d refreshes, want 1", n)
+	}
+	if n := s.auth.Thefts(); n != 0 {
+		t.Errorf("the auth server saw %d refresh tokens twice", n)
+	}
+}
+
+// TestStoreThatGoesAwayAndComesBack: nobody is signed out, and no restart is
+// needed.
+func TestStoreThatGoesAwayAndComesBack(t *testing.T) {
+	r := redistest.Standalone(t, "--appendonly", "yes")
+	s := newStack(t, onRedis(r))
+	b := s.browser()
+	b.signIn(email)
+	r.Nodes[0].Kill()
+	eventually(t, "the outage is seen", func() bool { return b.get("/api/thing").StatusCode != 200 })
+	a := b.get("/api/thing")
+	a.want(t, 503, "store_unavailable")
+	if a.Header.Get("Retry-After") == "" || len(a.Cookies()) != 0 {
+		t.Errorf("an outage answered with Retry-After %q and cookies %v", a.Header.Get("Retry-After"), a.Cookies())
+	}
+	b.get("/health/ready").want(t, 503, "")
+	b.get("/health/live").want(t, 200, "")
+	b.do("POST", "/auth/logout", "", asScript).want(t, 503, "store_unavailable")
+	r.Nodes[0].Start(t)
+	eventually(t, "the store is used again", func() bool { return b.get("/api/thing").StatusCode == 200 })
+	b.get("/health/ready").want(t, 200, "")
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
