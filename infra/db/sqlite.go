@@ -14,10 +14,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"time"
 
 	"modernc.org/sqlite"
 	lib "modernc.org/sqlite/lib"
 )
+
+// busyTimeout is how long one process waits for another's writing.
+const busyTimeout = 5 * time.Second
 
 // SQLite is an open SQLite file.
 type SQLite struct {
@@ -43,11 +47,11 @@ func OpenSQLite(ctx context.Context, path string) (*SQLite, error) {
 	if err := createFile(path); err != nil {
 		return nil, err
 	}
+	busy := fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()) // comes first, whatever its place
 	s := &SQLite{}
 	if s.Write, err = connect(path, 1,
 		"_txlock", "immediate",
-		// A busy timeout comes first whatever its place; WAL may have to wait.
-		"_pragma", "busy_timeout(5000)",
+		"_pragma", busy,
 		"_pragma", "journal_mode(WAL)",
 		"_pragma", "synchronous(FULL)",
 		// After a burst, the log gives its space back.
@@ -57,13 +61,13 @@ func OpenSQLite(ctx context.Context, path string) (*SQLite, error) {
 	}
 	if s.Read, err = connect(path, max(4, runtime.GOMAXPROCS(0))+1,
 		"mode", "ro",
-		"_pragma", "busy_timeout(5000)",
+		"_pragma", busy,
 		"_pragma", "query_only(1)",
 	); err != nil {
 		_ = s.Close()
 		return nil, err
 	}
-	if err := s.check(ctx); err != nil {
+	if err := s.ready(ctx); err != nil {
 		_ = s.Close()
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("sqlite: open %s: %w", path, ctx.Err())
@@ -130,6 +134,29 @@ func connect(path string, connections int, params ...string) (*sql.DB, error) {
 	return pool, nil
 }
 
+// ready checks the file until the answer is another than "busy". When several
+// processes open a new file, SQLite gives that answer at once, busy timeout or
+// not, to those that come while one of them switches to WAL.
+func (s *SQLite) ready(ctx context.Context) error {
+	patience := time.NewTimer(busyTimeout)
+	defer patience.Stop()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := s.check(ctx)
+		if code(err) != lib.SQLITE_BUSY {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-patience.C:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 var errNoWAL = errors.New("no write-ahead log")
 
 // check connects both pools and sees that the file is a database in WAL mode.
@@ -145,13 +172,17 @@ func (s *SQLite) check(ctx context.Context) error {
 	return s.Read.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables)
 }
 
+// code returns SQLite's primary result code, or 0.
+func code(err error) int {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code() & 0xff // the rest is detail
+	}
+	return 0
+}
+
 // explain turns the failure to open path into a sentence that says what to do.
 func explain(path string, cause error) error {
-	code := 0
-	if e, ok := errors.AsType[*sqlite.Error](cause); ok {
-		code = e.Code() & 0xff // the rest is detail
-	}
-	dir := filepath.Dir(path)
+	code, dir := code(cause), filepath.Dir(path)
 	switch {
 	case errors.Is(cause, errNoWAL):
 		return fmt.Errorf("sqlite: %s: the disk cannot hold SQLite's write-ahead log, as network shares cannot; put the file on a local disk", path)

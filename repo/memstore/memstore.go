@@ -57,7 +57,7 @@ func (s *Store) Create(ctx context.Context, r domain.Record) error {
 
 // put stores a copy of r as it is written at a sign-in.
 func (s *Store) put(r domain.Record, version int64) {
-	r.Roles = slices.Clone(r.Roles)
+	r = own(r)
 	r.Tokens = cutTokens(r.Tokens)
 	for _, t := range []*time.Time{&r.CreatedAt, &r.LastSeenAt, &r.AuthTime, &r.ExpiresAt} {
 		*t = cut(*t)
@@ -73,14 +73,18 @@ func cutTokens(t domain.Tokens) domain.Tokens {
 	return t
 }
 
-// find returns a copy that is the caller's own.
+// find returns the record as it is kept; own makes it one to hand out.
 func (s *Store) find(id domain.DeviceID) (domain.Record, error) {
 	r, found := s.records[id]
 	if !found {
 		return domain.Record{}, domain.ErrNotFound
 	}
-	r.Roles = slices.Clone(r.Roles)
 	return r, nil
+}
+
+func own(r domain.Record) domain.Record {
+	r.Roles = slices.Clone(r.Roles)
+	return r
 }
 
 func (s *Store) findAt(id domain.DeviceID, version int64) (domain.Record, error) {
@@ -97,7 +101,8 @@ func (s *Store) Get(ctx context.Context, id domain.DeviceID) (domain.Record, err
 		return domain.Record{}, err
 	}
 	defer s.mu.Unlock()
-	return s.find(id)
+	r, err := s.find(id)
+	return own(r), err
 }
 
 // Overwrite implements repo.Store.
@@ -214,7 +219,7 @@ func (s *Store) list(ctx context.Context, wanted func(domain.Record) bool) ([]do
 
 // listed is how a record stands in lists.
 func listed(r domain.Record) domain.Record {
-	r.Roles = slices.Clone(r.Roles)
+	r = own(r)
 	r.Tokens.Access, r.Tokens.Refresh, r.Tokens.ID = domain.Secret{}, domain.Secret{}, domain.Secret{}
 	return r
 }
@@ -289,18 +294,11 @@ func (s *Store) TakeLease(ctx context.Context, id domain.DeviceID, owner string,
 	}
 	now := domain.Now(s.now)
 	if r.Lease.HeldAt(now) && r.Lease.Owner != owner {
-		return r, domain.ErrLeaseHeld
+		return own(r), domain.ErrLeaseHeld
 	}
-	s.lease(&r, owner, now.Add(ttl))
-	return r, nil
-}
-
-// lease stores r, which find returned, with another lease.
-func (s *Store) lease(r *domain.Record, owner string, until time.Time) {
-	r.Lease = domain.Lease{Owner: owner, Until: cut(until)}
-	kept := s.records[r.DeviceID]
-	kept.Lease = r.Lease
-	s.records[r.DeviceID] = kept
+	r.Lease = domain.Lease{Owner: owner, Until: cut(now.Add(ttl))}
+	s.records[id] = r
+	return own(r), nil
 }
 
 // RenewLease implements repo.Store.
@@ -317,7 +315,8 @@ func (s *Store) RenewLease(ctx context.Context, id domain.DeviceID, owner string
 	if !r.Lease.HeldAt(now) || r.Lease.Owner != owner {
 		return domain.ErrLeaseLost
 	}
-	s.lease(&r, owner, now.Add(ttl))
+	r.Lease.Until = cut(now.Add(ttl))
+	s.records[id] = r
 	return nil
 }
 

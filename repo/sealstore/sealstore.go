@@ -142,9 +142,7 @@ func (s *Store) TakeLease(ctx context.Context, id domain.DeviceID, owner string,
 	}
 	r, err := s.whole(r)
 	if err != nil {
-		if taken == nil {
-			_ = s.Store.ReleaseLease(ctx, id, owner) // or else it runs out
-		}
+		_ = s.Store.ReleaseLease(ctx, id, owner) // if that fails, it runs out
 		return domain.Record{}, err
 	}
 	return r, taken

@@ -232,26 +232,56 @@ func TestCloseLetsNobodyWait(t *testing.T) {
 	}
 }
 
+func TestPingNoticesThatNothingCanBeWritten(t *testing.T) {
+	s, path := openNew(t)
+	other, err := db.OpenSQLite(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	tx, err := other.Write.BeginTx(t.Context(), nil) // which takes the write lock
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want %v", err, context.DeadlineExceeded)
+	}
+}
+
 func TestNoStatementReadsTheWholeTable(t *testing.T) {
 	s, _ := openNew(t)
+	indexes := map[string]string{
+		byOwner: "device_owner", byEmail: "device_email", bySID: "device_sid", "expires_at <= ?": "device_expires",
+	}
 	for _, q := range append(s.readQueries(), s.writeQueries()...) {
 		rows, err := s.pool.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+q.text, make([]any, 40)...)
 		if err != nil {
 			t.Errorf("%s: %v", q.text, err)
 			continue
 		}
+		var plan []string
 		for rows.Next() {
 			var id, parent, unused int
-			var detail string
-			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			var step string
+			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
 				t.Fatal(err)
 			}
-			if strings.Contains(detail, "SCAN device") {
-				t.Errorf("%s\n%s", q.text, detail)
-			}
+			plan = append(plan, step)
 		}
 		if err := rows.Err(); err != nil {
 			t.Error(err)
+		}
+		steps := strings.Join(plan, "; ")
+		if strings.Contains(steps, "SCAN device") {
+			t.Errorf("%s: %s", q.text, steps)
+		}
+		for condition, index := range indexes {
+			if strings.Contains(q.text, condition) && !strings.Contains(steps, index) {
+				t.Errorf("%s: %s, without %s", q.text, steps, index)
+			}
 		}
 	}
 }

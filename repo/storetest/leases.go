@@ -66,9 +66,9 @@ var leaseCases = []testCase{
 	{"never two at once hold a lease that goes from hand to hand", func(f *fixture) {
 		id := f.create(sample(1))[0].DeviceID
 		var inside atomic.Int64
-		race(8, func(i int) {
+		race(4, func(i int) {
 			owner := fmt.Sprint("owner ", i)
-			for taken := 0; taken < 10 && !f.Failed(); {
+			for taken := 0; taken < 5 && !f.Failed(); {
 				_, err := f.handle(i).TakeLease(f.Context(), id, owner, time.Hour)
 				if err != nil {
 					f.outcome("TakeLease", err, domain.ErrLeaseHeld)
