@@ -23,6 +23,7 @@ const pending = 1024
 type Hub struct {
 	mu          sync.Mutex
 	subscribers map[*subscriber]struct{}
+	cut         bool // the last of all Cuts and Gaps was a Cut
 	closed      chan struct{}
 }
 
@@ -44,9 +45,17 @@ func (h *Hub) Publish(published ...repo.Event) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for _, e := range published {
+		switch e.Kind {
+		case repo.Cut:
+			h.cut = true
+		case repo.Gap:
+			h.cut = false
+		}
+	}
 	for s := range h.subscribers {
 		if len(s.waiting)+len(published) > pending {
-			s.waiting = []repo.Event{{Kind: repo.Gap}}
+			s.waiting = h.anew()
 		} else {
 			s.waiting = append(s.waiting, published...)
 		}
@@ -57,13 +66,23 @@ func (h *Hub) Publish(published ...repo.Event) {
 	}
 }
 
+// anew is what a subscriber hears that knows nothing or has missed something. It
+// is called with the mutex held.
+func (h *Hub) anew() []repo.Event {
+	if h.cut {
+		return []repo.Event{{Kind: repo.Gap}, {Kind: repo.Cut}}
+	}
+	return []repo.Event{{Kind: repo.Gap}}
+}
+
 // Subscribe implements repo.Store's method for events of this process: a Gap,
 // then what is published from now on. It calls f on the caller's goroutine and
 // ends with ctx's error, or with ErrClosed.
 func (h *Hub) Subscribe(ctx context.Context, f func(repo.Event)) error {
-	s := &subscriber{waiting: []repo.Event{{Kind: repo.Gap}}, wake: make(chan struct{}, 1)}
+	s := &subscriber{wake: make(chan struct{}, 1)}
 	s.wake <- struct{}{}
 	h.mu.Lock()
+	s.waiting = h.anew()
 	h.subscribers[s] = struct{}{}
 	h.mu.Unlock()
 	defer func() {

@@ -86,6 +86,35 @@ func TestASlowSubscriberGetsAGapAndHoldsNobodyUp(t *testing.T) {
 	})
 }
 
+func TestACutIsNeverLost(t *testing.T) {
+	cut := repo.Event{Kind: repo.Cut}
+	synctest.Test(t, func(t *testing.T) {
+		h := NewHub()
+		release := make(chan struct{})
+		var slow, late []repo.Event
+		go func() {
+			_ = h.Subscribe(t.Context(), func(e repo.Event) { slow = append(slow, e); <-release })
+		}()
+		synctest.Wait()
+		for range pending {
+			h.Publish(changed(1))
+		}
+		h.Publish(cut) // there is no room for it
+		go func() { _ = h.Subscribe(t.Context(), func(e repo.Event) { late = append(late, e) }) }()
+		close(release)
+		synctest.Wait()
+		h.Publish(gap)
+		synctest.Wait()
+		want := []repo.Event{gap, gap, cut, gap}
+		if !slices.Equal(slow, want) {
+			t.Errorf("the slow one got %v, want %v", slow, want)
+		}
+		if !slices.Equal(late, want[1:]) {
+			t.Errorf("the late one got %v, want %v", late, want[1:])
+		}
+	})
+}
+
 func TestCloseEndsSubscriptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := NewHub()

@@ -25,6 +25,7 @@ type feed struct {
 	version, after *sql.Stmt
 	seen           int64 // PRAGMA data_version at the last poll
 	last           int64 // the newest event that was published
+	cut            bool  // the last read failed
 }
 
 // newFeed returns a feed of what comes from now on.
@@ -34,10 +35,7 @@ func newFeed(ctx context.Context, db *sql.DB, hub *events.Hub) (*feed, error) {
 		return nil, err
 	}
 	f := &feed{hub: hub, conn: conn}
-	err = prepare(ctx, conn, []query{
-		{&f.version, "PRAGMA data_version"},
-		{&f.after, "SELECT seq, device, ended FROM event WHERE seq > ? ORDER BY seq LIMIT 1000"},
-	})
+	err = prepare(ctx, conn, f.queries())
 	if err == nil {
 		err = conn.QueryRowContext(ctx, "SELECT coalesce(max(seq), 0) FROM event").Scan(&f.last)
 	}
@@ -46,6 +44,13 @@ func newFeed(ctx context.Context, db *sql.DB, hub *events.Hub) (*feed, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+func (f *feed) queries() []query {
+	return []query{
+		{&f.version, "PRAGMA data_version"},
+		{&f.after, "SELECT seq, device, ended FROM event WHERE seq > ? ORDER BY seq LIMIT 1000"},
+	}
 }
 
 // loop polls until ctx ends.
@@ -63,24 +68,37 @@ func (f *feed) loop(ctx context.Context) {
 }
 
 // poll publishes if another connection has committed anything since the poll
-// before. What cannot be read now will be read at a later poll.
+// before.
 func (f *feed) poll() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var version int64
-	if err := f.version.QueryRow().Scan(&version); err != nil || version == f.seen {
-		return
+	err := f.version.QueryRow().Scan(&version)
+	if err == nil && (version != f.seen || f.cut) {
+		if err = f.publish(); err == nil {
+			f.seen = version
+		}
 	}
-	if f.publish() == nil {
-		f.seen = version
-	}
+	f.heard(err)
 }
 
 // committed publishes what a commit of this process has brought.
 func (f *feed) committed() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_ = f.publish() // the next poll tries again, for it sees that there was a commit
+	f.heard(f.publish())
+}
+
+// heard tells the subscribers when the table cannot be read any more, and when
+// it can again and they have heard all that there was.
+func (f *feed) heard(err error) {
+	switch {
+	case err != nil && !f.cut:
+		f.hub.Publish(repo.Event{Kind: repo.Cut})
+	case err == nil && f.cut:
+		f.hub.Publish(repo.Event{Kind: repo.Gap})
+	}
+	f.cut = err != nil
 }
 
 // publish hands on all events after the last.

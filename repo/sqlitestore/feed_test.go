@@ -95,6 +95,34 @@ func TestEventsThatWereTrimmedUnreadShowAsAGap(t *testing.T) {
 	}
 }
 
+func TestSubscribersLearnThatEventsCannotBeRead(t *testing.T) {
+	s, path := openNew(t)
+	next := heard(t, s)
+	f := s.feed
+	f.mu.Lock()
+	_ = f.after.Close() // as if the disk gave errors
+	f.mu.Unlock()
+	r := numbered(1)
+	if err := s.Create(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	alter(t, path, "DELETE FROM device")
+	if got, want := next(), (repo.Event{Kind: repo.Cut}); got != want {
+		t.Errorf("heard %v, want %v", got, want)
+	}
+	f.mu.Lock()
+	err := prepare(t.Context(), f.conn, f.queries())
+	f.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []repo.Event{{Kind: repo.Ended, DeviceID: r.DeviceID}, {Kind: repo.Gap}} {
+		if got := next(); got != want {
+			t.Errorf("heard %v, want %v", got, want)
+		}
+	}
+}
+
 func TestTheEventTableIsBounded(t *testing.T) {
 	s, _ := openNew(t)
 	count, err := write(t.Context(), s.writer, false, func(ctx context.Context) (n int, err error) {
