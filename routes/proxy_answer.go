@@ -40,7 +40,7 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, v usecase.Visit, r reply) err
 	case 0 < r.Length && r.Length <= smallAnswer:
 		return x.passWhole(c, r)
 	}
-	s := &stream{exchange: x, response: out, body: r.Body, trailer: r.Trailer, log: logLater(c)}
+	s := &stream{exchange: x, response: out, from: r.Body, trailer: r.Trailer, log: logLater(c)}
 	switch {
 	case r.Length > 0:
 		out.SetBodyStream(s, int(r.Length))
@@ -103,8 +103,8 @@ func (x *exchange) passWhole(c *fiber.Ctx, r reply) error {
 type stream struct {
 	*exchange
 	response *fasthttp.Response
-	body     io.Reader
-	trailer  func() []upstream.Field // nil if there can be none
+	from     io.Reader // the upstream's body
+	trailer  func() []upstream.Field
 	log      *requestLog
 	cut      error // why it was not read to its end
 	complete bool
@@ -122,7 +122,7 @@ func (s *stream) announce(trailers []string) {
 // Read implements io.Reader. An end that is not the answer's is an error, upon
 // which fasthttp closes the connection without the mark of the body's end.
 func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.body.Read(p)
+	n, err := s.from.Read(p)
 	switch {
 	case err == io.EOF:
 		s.finish()

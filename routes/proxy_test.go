@@ -117,7 +117,10 @@ func serve(t testing.TB, h http.Handler) string {
 	s := httptest.NewUnstartedServer(h)
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	s.Start()
-	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		s.CloseClientConnections() // Close alone waits for whatever hangs
+		s.Close()
+	})
 	return s.URL
 }
 
@@ -182,7 +185,9 @@ func (f *front) url(target string) string { return "http://" + f.addr + target }
 // request is a signed-in request; header is pairs of names and values.
 func (f *front) request(method, target string, body io.Reader, header ...string) *http.Request {
 	f.t.Helper()
-	r, err := http.NewRequest(method, f.url(target), body)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*within)
+	f.t.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, method, f.url(target), body)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -31,7 +31,11 @@ const mostHops = 32
 // the client has made it up.
 func (c Client) appendTo(out []Field, chain string) []Field {
 	chain = lastHops(chain)
-	peer, addr := text(c.Peer), text(c.Addr)
+	peer := text(c.Peer)
+	addr := peer
+	if c.Addr != c.Peer {
+		addr = text(c.Addr)
+	}
 	host := c.Host
 	if !plainHost(host) {
 		host = ""

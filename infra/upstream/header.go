@@ -10,12 +10,9 @@ type Field struct {
 	Name, Value string
 }
 
-// What a request's fields are on their way to an upstream. The bytes that are
-// yielded may change after the iteration; RequestHeader copies what it keeps.
-type fields = iter.Seq2[[]byte, []byte]
-
 // RequestHeader makes the header of the request to an upstream out of the one
-// that a client has sent. What the client says about itself, about its way here
+// that a client has sent, in names and values whose bytes may change after the
+// iteration. What the client says about itself, about its way here
 // or about who it is does not pass: those fields are from's and authorization's
 // to say. cookie is the Cookie field to send, without our own; it and
 // authorization may be empty.
@@ -23,31 +20,13 @@ type fields = iter.Seq2[[]byte, []byte]
 // Fields of one connection only do not pass either: the ones of RFC 9110,
 // section 7.6.1, and those that the client's Connection names. They are taken
 // out before ours are put in, so that Connection cannot name one of ours.
-func RequestHeader(in fields, from Client, cookie, authorization string) []Field {
-	out := make([]Field, 0, 24)
-	var (
-		named    []string // by Connection
-		chain    string
-		trailers bool
-	)
+func RequestHeader(in iter.Seq2[[]byte, []byte], from Client, cookie, authorization string) []Field {
+	b := requestHeader{out: make([]Field, 0, 24), trusted: from.Trusted}
 	for name, value := range in {
-		switch requestField(name) {
-		case endToEnd:
-			if plainValue(value) {
-				out = append(out, Field{intern(name), string(value)})
-			}
-		case connection:
-			named = appendTokens(named, value)
-		case te:
-			trailers = trailers || hasToken(value, "trailers")
-		case forwardedFor:
-			if from.Trusted && plainValue(value) {
-				chain = appendElement(chain, string(value))
-			}
-		}
+		b.add(name, value)
 	}
-	out = without(out, named)
-	if trailers {
+	out := without(b.out, b.named)
+	if b.trailers {
 		// Without it an upstream keeps its trailers to itself.
 		out = append(out, Field{"Te", "trailers"})
 	}
@@ -57,7 +36,33 @@ func RequestHeader(in fields, from Client, cookie, authorization string) []Field
 	if authorization != "" {
 		out = append(out, Field{"Authorization", authorization})
 	}
-	return from.appendTo(out, chain)
+	return from.appendTo(out, b.chain)
+}
+
+// requestHeader gathers what remains of a client's header.
+type requestHeader struct {
+	out      []Field
+	named    []string // by Connection
+	trusted  bool
+	chain    string // of X-Forwarded-For, if trusted
+	trailers bool   // the client takes them
+}
+
+func (b *requestHeader) add(name, value []byte) {
+	switch requestField(name) {
+	case endToEnd:
+		if plainValue(value) {
+			b.out = append(b.out, Field{intern(name), string(value)})
+		}
+	case connection:
+		b.named = appendTokens(b.named, value)
+	case te:
+		b.trailers = b.trailers || hasToken(value, "trailers")
+	case forwardedFor:
+		if b.trusted && plainValue(value) {
+			b.chain = appendElement(b.chain, string(value))
+		}
+	}
 }
 
 // ResponseHeader takes out of an upstream's header, in place, what is not for
