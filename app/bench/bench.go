@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 )
 
@@ -34,7 +33,7 @@ type Config struct {
 	// standard input and output.
 	Self []string
 	// Progress is told of each round as it begins, and gets what the servers
-	// have to complain about.
+	// have to complain about, from several goroutines at once.
 	Progress io.Writer
 }
 
@@ -43,14 +42,12 @@ type Config struct {
 const tokenLength = 900
 
 // Run runs the benchmark. It fails if any answer is not the upstream's, and
-// with ctx's error if that ends first. No process and no file of it is left
-// behind, however it ends.
+// with ctx's error if that ends first. When it returns, all that it started has
+// ended.
 func Run(ctx context.Context, c Config) (_ Report, err error) {
-	folder, err := os.MkdirTemp("", "cloakroom-bench-")
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return Report{}, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	defer func() {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx) // all else follows from it
@@ -69,7 +66,7 @@ func Run(ctx context.Context, c Config) (_ Report, err error) {
 			err = errors.Join(err, p.stop())
 		}
 	}()
-	o := order{Token: token, Auth: auth.url, Folder: folder, Profiles: c.Profiles}
+	o := order{Token: token, Auth: auth.url, Profiles: c.Profiles}
 	for _, role := range append([]string{upstreamRole}, contenders...) {
 		o.Role = role
 		p, err := c.start(ctx, o)

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,7 +39,7 @@ func short(t *testing.T) (c Config, folder string) {
 	}
 	return Config{
 		Connections: 4, Rounds: 1, Duration: 50 * time.Millisecond, WarmUp: 10 * time.Millisecond,
-		Self: []string{self, asServer}, Progress: &bytes.Buffer{},
+		Self: []string{self, asServer}, Progress: t.Output(),
 	}, folder
 }
 
@@ -59,7 +58,7 @@ func TestRunMeasuresEachServerInEachRound(t *testing.T) {
 	c.Profiles = t.TempDir()
 	r, err := Run(t.Context(), c)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, c.Progress)
+		t.Fatal(err)
 	}
 	if len(r.Contenders) != len(contenders) || len(r.Targets) != len(targets) {
 		t.Fatalf("%d contenders and %d targets", len(r.Contenders), len(r.Targets))

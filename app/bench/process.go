@@ -26,7 +26,6 @@ type (
 		Upstream string `json:"upstream"` // host and port; the upstream itself has none
 		Token    string `json:"token"`    // goes upstream with each request
 		Auth     string `json:"auth"`     // base URL of the auth server
-		Folder   string `json:"folder"`   // for files that end with the benchmark
 		Profiles string `json:"profiles"`
 	}
 	started struct {

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -59,13 +60,18 @@ const poolSize = 512
 // serveCloakroom runs the broker as cloakroom serve does, with the defaults of
 // the settings: SQLite, sealed tokens, a log line for each request. The log goes
 // to the null device: how fast a disk or a journal is, is not the question.
-func serveCloakroom(ctx context.Context, l net.Listener, o order) error {
+func serveCloakroom(ctx context.Context, l net.Listener, o order) (err error) {
+	folder, err := os.MkdirTemp("", "cloakroom-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	key, err := seal.GenerateKey(rand.Reader, time.Now())
 	if err != nil {
 		return err
 	}
 	s := settings.Defaults()
-	s.Store = settings.Store{Kind: settings.SQLite, Path: filepath.Join(o.Folder, "cloakroom.db")}
+	s.Store = settings.Store{Kind: settings.SQLite, Path: filepath.Join(folder, "cloakroom.db")}
 	s.SealKeys = []domain.Secret{key}
 	s.Routes = []settings.Route{{Prefix: "/", Upstream: &url.URL{Scheme: "http", Host: o.Upstream}}}
 	if s.AuthURL, err = url.Parse(o.Auth); err != nil {
