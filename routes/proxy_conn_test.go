@@ -1,0 +1,236 @@
+package routes_test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cloakroom/infra/upstream"
+)
+
+func TestDisconnectReachesTheUpstream(t *testing.T) {
+	const soon = time.Second
+	begun, over := make(chan struct{}, 1), make(chan time.Time, 1)
+	f := newProxy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { over <- time.Now() }()
+		switch r.URL.Path {
+		case "/events":
+			_ = http.NewResponseController(w).Flush()
+		case "/download":
+			begun <- struct{}{}
+			for {
+				if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+					return
+				}
+			}
+		case "/upload":
+			begun <- struct{}{}
+			io.Copy(io.Discard, r.Body)
+			return
+		}
+		begun <- struct{}{}
+		<-r.Context().Done()
+	}))
+	for name, head := range map[string]string{
+		"waiting":         "GET /wait HTTP/1.1",
+		"events":          "GET /events HTTP/1.1",
+		"events over 1.0": "GET /events HTTP/1.0",
+		"download":        "GET /download HTTP/1.1",
+		"upload":          "POST /upload HTTP/1.1\r\nContent-Length: 1000000",
+		"chunked upload":  "POST /upload HTTP/1.1\r\nTransfer-Encoding: chunked",
+		"POST":            "POST /wait HTTP/1.1\r\nContent-Length: 0",
+	} {
+		for how, leave := range map[string]func(*conn){"FIN": func(c *conn) { c.Close() }, "RST": (*conn).reset} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				body := ""
+				if strings.Contains(head, "1000000") {
+					body = strings.Repeat("x", 20_000)
+				} else if strings.Contains(head, "chunked") {
+					body = "5\r\nhello\r\n"
+				}
+				c := f.dial(head, body)
+				receive(t, "the request", begun)
+				left := time.Now()
+				leave(c)
+				if took := receive(t, "the upstream's end", over).Sub(left); took > soon {
+					t.Errorf("it took %v", took)
+				}
+			})
+		}
+	}
+	for _, line := range f.logged.lines(t, "request", 15) {
+		if line["level"] != "INFO" {
+			t.Errorf("%v", line)
+		}
+	}
+	if log := f.logged.String(); strings.Contains(log, `"WARN"`) || strings.Contains(log, `"ERROR"`) {
+		t.Errorf("a client that leaves is an error: %s", log)
+	}
+}
+
+// closing answers one request and closes the connection without having said so.
+func closing(c net.Conn, r *bufio.Reader) {
+	req, err := http.ReadRequest(r)
+	if err != nil {
+		return
+	}
+	io.Copy(io.Discard, req.Body)
+	io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	_ = c.(*net.TCPConn).CloseWrite()
+}
+
+func TestDeadPooledConnectionCostsNobodyHisRequest(t *testing.T) {
+	noticed := make(chan struct{}, 1)
+	f := newRawProxy(t, func(c net.Conn, r *bufio.Reader) {
+		closing(c, r)
+		r.ReadByte() // until the proxy hangs up in turn
+		noticed <- struct{}{}
+	})
+	for range 20 {
+		resp, body := f.do(f.request("POST", "/", strings.NewReader("hello")))
+		if resp.StatusCode != 200 || body != "ok" {
+			t.Fatalf("%d %s", resp.StatusCode, body)
+		}
+		receive(t, "the proxy's end of the connection", noticed)
+	}
+}
+
+func TestGETIsSentAgainIfTheConnectionDies(t *testing.T) {
+	f := newRawProxy(t, closing)
+	for range 200 {
+		if resp, body := f.get("/"); resp.StatusCode != 200 || body != "ok" {
+			t.Fatalf("%d %s", resp.StatusCode, body)
+		}
+	}
+}
+
+func TestConnectionsAreUsedAgain(t *testing.T) {
+	var conns atomic.Int64
+	s := http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			switch r.URL.Path {
+			case "/chunked":
+				_ = http.NewResponseController(w).Flush()
+			case "/large":
+				w.Write(make([]byte, 100_000))
+			case "/none":
+				w.WriteHeader(http.StatusNoContent)
+			}
+			fmt.Fprint(w, "ok")
+		}),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				conns.Add(1)
+			}
+		},
+	}
+	l := listen(t)
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+	f := newFront(t, frontConfig{routes: []upstream.Route{{Prefix: "/", Target: parseURL(t, "http://"+l.Addr().String())}}})
+	client := f.dial("GET / HTTP/1.1", "")
+	for i := range 60 {
+		method, target, body := "GET", []string{"/", "/chunked", "/large", "/none"}[i%4], ""
+		if i%3 == 0 {
+			method, body = "POST", "hello"
+		}
+		if i%7 == 0 {
+			method, body = "HEAD", ""
+		}
+		if i > 0 {
+			client.send(fmt.Sprintf("%s %s HTTP/1.1\r\nHost: app.test\r\nX-Csrf: 1\r\nCookie: %s\r\nContent-Length: %d\r\n\r\n%s", method, target, f.cookie, len(body), body))
+		} else {
+			method = "GET"
+		}
+		resp := client.head(method)
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode >= 300 || resp.Close {
+			t.Fatalf("request %d: %s, %v, closed %v", i, resp.Status, err, resp.Close)
+		}
+	}
+	if n := conns.Load(); n != 1 {
+		t.Errorf("%d connections to the upstream", n)
+	}
+}
+
+func TestNothingIsLeftOfAbortedRequests(t *testing.T) {
+	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/upload":
+			io.Copy(io.Discard, r.Body)
+		case "/early":
+			w.Header().Set("Content-Length", "100000")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		default:
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+	}))
+	f := newFront(t, frontConfig{
+		routes: []upstream.Route{{Prefix: "/", Target: parseURL(t, up)}},
+		// A connection that was made for a request that is gone stays in the pool.
+		engine: upstream.Config{IdleTimeout: 50 * time.Millisecond},
+	})
+
+	heads := []string{
+		"GET /events HTTP/1.1", "GET /events HTTP/1.0", "POST /upload HTTP/1.1\r\nContent-Length: 100000",
+		"POST /upload HTTP/1.1\r\nTransfer-Encoding: chunked", "POST /early HTTP/1.1\r\nContent-Length: 100000",
+	}
+	var clients sync.WaitGroup
+	for i := range 20 {
+		clients.Go(func() {
+			for j := range 50 {
+				head, body := heads[(i+j)%len(heads)], ""
+				if strings.Contains(head, "POST") {
+					body = strings.Repeat("x", 10_000)
+				}
+				if strings.Contains(head, "chunked") {
+					body = "5\r\nhello\r\n"
+				}
+				c, err := net.Dial("tcp", f.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				fmt.Fprintf(c, "%s\r\nHost: app.test\r\nX-Csrf: 1\r\nCookie: %s\r\n\r\n%s", head, f.cookie, body)
+				if strings.HasPrefix(head, "GET") || j%3 == 0 {
+					_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+					c.Read(make([]byte, 1))
+				}
+				if j%2 == 0 {
+					_ = c.(*net.TCPConn).SetLinger(0)
+				}
+				c.Close()
+			}
+		})
+	}
+	clients.Wait()
+	browser.CloseIdleConnections() // other tests' clients
+	var left []string
+	defer func() {
+		if t.Failed() {
+			t.Log(strings.Join(left, "\n\n"))
+		}
+	}()
+	eventually(t, "the end of all goroutines that serve requests", func() bool {
+		var profile bytes.Buffer
+		_ = pprof.Lookup("goroutine").WriteTo(&profile, 2)
+		left = slices.DeleteFunc(strings.Split(profile.String(), "\n\n"), func(stack string) bool {
+			ours := strings.Contains(stack, "cloakroom/routes.(") || strings.Contains(stack, "httpguard.(*Conn)")
+			engine := strings.Contains(stack, "net/http.(*") && !strings.Contains(stack, "Serve(") // and the upstream's
+			return !ours && !engine
+		})
+		return len(left) == 0
+	})
+}
