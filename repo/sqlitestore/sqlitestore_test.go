@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cloakroom/infra/db"
+	"cloakroom/infra/testreport"
 	"cloakroom/repo"
 	"cloakroom/repo/sqlitestore"
 	"cloakroom/repo/storetest"
@@ -26,6 +27,17 @@ func open(t testing.TB, path string) *sqlitestore.Store {
 }
 
 func TestStore(t *testing.T) {
+	file, err := db.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "version.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var version string
+	if err := file.Read.QueryRowContext(t.Context(), "SELECT sqlite_version()").Scan(&version); err != nil {
+		t.Fatal(err)
+	}
+	testreport.Real(t, "sqlite", "SQLite "+version)
+
 	paths := make(map[repo.Store]string)
 	storetest.Run(t, storetest.Harness{
 		Open: func(t *testing.T) repo.Store {
