@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
@@ -55,7 +56,7 @@ func OpenRedis(ctx context.Context, address string) (*Redis, error) {
 	}
 	// go-redis prints on standard error what its calls return as well.
 	logging.Disable()
-	r := &Redis{Client: redis.NewUniversalClient(a.options)}
+	r := &Redis{Client: a.client()}
 	if a.insecure {
 		r.Warnings = append(r.Warnings, "redis: skip_verify is set, so whoever answers at "+a.where+" is trusted; name the authority of its certificate with tls_ca_file instead")
 	}
@@ -69,6 +70,20 @@ func OpenRedis(ctx context.Context, address string) (*Redis, error) {
 	}
 	r.Warnings = append(r.Warnings, warnings...)
 	return r, nil
+}
+
+// clusterReload is how old the client's picture of a Cluster gets. It learns from
+// nodes that answer that a slot has moved, but nothing from one that is dead:
+// until it looks again, it asks that one, and by default it looks every minute.
+const clusterReload = time.Second
+
+func (a *redisAddress) client() redis.UniversalClient {
+	if !a.options.IsClusterMode {
+		return redis.NewUniversalClient(a.options)
+	}
+	o := a.options.Cluster()
+	o.ClusterStateReloadInterval = clusterReload
+	return redis.NewClusterClient(o)
 }
 
 // checkRedis asks every master what it is.
@@ -159,7 +174,6 @@ func (a *redisAddress) explain(cause error) error {
 	sentence := ""
 	var certificate *tls.CertificateVerificationError
 	var noTLS tls.RecordHeaderError
-	var alert tls.AlertError
 	var wrongName x509.HostnameError
 	var server errRedisServer
 	text := cause.Error()
@@ -173,7 +187,7 @@ func (a *redisAddress) explain(cause error) error {
 		sentence = "shows a certificate that no known authority has signed; name the file of its authority with tls_ca_file"
 	case errors.As(cause, &noTLS):
 		sentence = "does not speak TLS; begin the address with redis in place of rediss, or name the port for TLS"
-	case errors.As(cause, &alert):
+	case says("remote error: tls: "):
 		sentence = "breaks off the TLS handshake; if it asks for a certificate, name one with tls_cert_file and tls_key_file"
 	case says("NOAUTH"):
 		sentence = "wants a password; write it into the address, as in redis://:password@host"
@@ -193,6 +207,9 @@ func (a *redisAddress) explain(cause error) error {
 		sentence = "is no Sentinel; begin the address without +sentinel"
 	case !a.tls && (errors.Is(cause, io.EOF) || errors.Is(cause, syscall.ECONNRESET)):
 		sentence = "closes the connection at once; if it speaks TLS, begin the address with rediss"
+	case a.tls && isTimeout(cause):
+		// A server without TLS waits for the end of what it takes for a command.
+		sentence = "does not answer over TLS; start Redis there, correct the address, or begin it with redis if there is no TLS"
 	case errors.Is(cause, syscall.ECONNREFUSED), errors.Is(cause, syscall.ENOENT), isTimeout(cause), isDNS(cause):
 		sentence = "cannot be reached; start Redis there, or correct the address"
 	default:

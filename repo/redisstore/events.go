@@ -19,7 +19,7 @@ import (
 
 const (
 	// beatInterval is how often a subscription sends a message to itself, by the
-	// way that events take.
+	// way that events take; it is Store.beatInterval but in tests.
 	beatInterval = time.Second
 	// lostBeats is how many of its messages in a row a subscription misses until
 	// it takes its connection for dead. The network may not tell, and a master
@@ -163,7 +163,7 @@ func (s *Store) listen(ctx context.Context, hub *events.Hub, begun func()) error
 // beat publishes a subscription's own message until ctx ends, and calls lost
 // when too many of them were sent and not heard.
 func (s *Store) beat(ctx context.Context, own string, missed *atomic.Int32, lost func()) {
-	tick := time.NewTicker(beatInterval)
+	tick := time.NewTicker(s.beatInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -178,7 +178,7 @@ func (s *Store) beat(ctx context.Context, own string, missed *atomic.Int32, lost
 		// The key has another slot every time, so that in a Cluster each node
 		// gets its turn to be heard.
 		c := &call{script: publishScript, key: s.config.Prefix + beatWord + mark(), args: []any{s.channel(), own}}
-		limited, cancel := context.WithTimeout(ctx, beatInterval)
+		limited, cancel := context.WithTimeout(ctx, s.beatInterval)
 		if s.run(limited, c) == nil {
 			missed.Add(1)
 		}

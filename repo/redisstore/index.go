@@ -126,22 +126,24 @@ func (s *Store) index(ctx context.Context, r domain.Record, tag, ends string) (u
 // unindex removes entries of records that are gone or belong elsewhere now. The
 // write that they followed is done, so a failure is none: nobody believes an
 // entry, and it goes by itself.
-func (s *Store) unindex(ctx context.Context, gone map[string][]any) {
+func (s *Store) unindex(ctx context.Context, gone []redis.Cmder) {
 	if len(gone) == 0 {
 		return
 	}
 	pipe := s.client.Pipeline()
-	for key, entries := range gone {
-		pipe.ZRem(ctx, key, entries...)
+	for _, cmd := range gone {
+		_ = pipe.Process(ctx, cmd)
 	}
 	_, _ = pipe.Exec(ctx)
 }
 
-// entriesOf adds the entries of a record to those by key.
-func (s *Store) entriesOf(r domain.Record, tag string, byKey map[string][]any) {
+// entriesOf returns commands that remove the entries of a record.
+func (s *Store) entriesOf(r domain.Record, tag string) []redis.Cmder {
+	var gone []redis.Cmder
 	for _, key := range s.indexKeys(r) {
-		byKey[key] = append(byKey[key], entry{r.DeviceID, tag}.String())
+		gone = append(gone, redis.NewIntCmd(context.Background(), "zrem", key, entry{r.DeviceID, tag}.String()))
 	}
+	return gone
 }
 
 // indexedRecord reads what a script told of the indexes of a record.
@@ -165,15 +167,18 @@ const reindexes = 5
 // written anew, and it is run again with what args makes of their tag and time.
 func (s *Store) extend(ctx context.Context, id domain.DeviceID, ends string, run func(tag, until string) *call) (reply, error) {
 	tag, until := "", "0"
+	var of domain.Record
 	for range reindexes {
 		c := run(tag, until)
 		if err := s.run(ctx, c); err != nil {
 			return nil, err
 		}
+		if tag != "" && c.reply.text(1) != tag {
+			s.unindex(ctx, s.entriesOf(of, tag)) // the record went or was replaced while they were written
+		}
 		if c.reply.status() != "index" {
 			return c.reply, nil
 		}
-		var of domain.Record
 		tag, of = indexedRecord(id, c.reply)
 		var err error
 		if until, err = s.index(ctx, of, tag, ends); err != nil {

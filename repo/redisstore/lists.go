@@ -150,17 +150,17 @@ func (s *Store) deleteAll(ctx context.Context, key string, except domain.DeviceI
 			calls = append(calls, s.deletion(id, repo.AnyVersion, fields...))
 		}
 		err := s.run(ctx, calls...)
-		gone := make(map[string][]any)
+		var gone []redis.Cmder
 		for i, c := range calls {
 			if c.reply.status() != "ok" {
 				continue
 			}
-			r, damaged := s.deleted(some[i], c.reply, gone)
+			r, entries, damaged := s.deleted(some[i], c.reply)
 			if damaged != nil {
 				err = damaged
 				continue
 			}
-			went = append(went, r)
+			went, gone = append(went, r), append(gone, entries...)
 		}
 		s.unindex(ctx, gone)
 		if err != nil {

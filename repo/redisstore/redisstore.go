@@ -57,8 +57,9 @@ const (
 
 // Store implements repo.Store.
 type Store struct {
-	client redis.UniversalClient
-	config Config
+	client       redis.UniversalClient
+	config       Config
+	beatInterval time.Duration
 
 	closing context.Context // over once Close was called
 	close   context.CancelFunc
@@ -74,7 +75,7 @@ func New(client redis.UniversalClient, c Config) *Store {
 	if c.WaitTimeout <= 0 {
 		c.WaitTimeout = defaultWaitTimeout
 	}
-	s := &Store{client: client, config: c}
+	s := &Store{client: client, config: c, beatInterval: beatInterval}
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s
 }
@@ -99,9 +100,7 @@ func (s *Store) Overwrite(ctx context.Context, r domain.Record, from int64) erro
 		return failed(ctx, "overwrite", err)
 	}
 	if oldTag, old := indexedRecord(r.DeviceID, rep); oldTag != "" && oldTag != tag {
-		gone := make(map[string][]any)
-		s.entriesOf(old, oldTag, gone)
-		s.unindex(ctx, gone)
+		s.unindex(ctx, s.entriesOf(old, oldTag))
 	}
 	return nil
 }
@@ -125,9 +124,7 @@ func (s *Store) signIn(ctx context.Context, r domain.Record, write func(tag, end
 			return c.reply, tag, nil
 		case "index": // the time since is longer than the entries hold
 		default:
-			mine := make(map[string][]any)
-			s.entriesOf(r, tag, mine)
-			s.unindex(ctx, mine)
+			s.unindex(ctx, s.entriesOf(r, tag))
 			return nil, "", outcome(status)
 		}
 	}
@@ -184,9 +181,8 @@ func (s *Store) Delete(ctx context.Context, id domain.DeviceID, from int64) (dom
 	if err := s.done(ctx, c); err != nil {
 		return domain.Record{}, failed(ctx, "delete", err)
 	}
-	gone := make(map[string][]any)
-	r, err := s.deleted(id, c.reply, gone)
-	s.unindex(ctx, gone)
+	r, entries, err := s.deleted(id, c.reply)
+	s.unindex(ctx, entries)
 	return r, failed(ctx, "delete", err)
 }
 
@@ -197,15 +193,11 @@ func (s *Store) deletion(id domain.DeviceID, from int64, fields ...any) *call {
 	return &call{script: deleteScript, key: s.deviceKey(id), args: append(args, fields...), once: true, durable: true}
 }
 
-// deleted reads the record that a deletion returned, and adds its entries to
-// those that can go.
-func (s *Store) deleted(id domain.DeviceID, rep reply, gone map[string][]any) (domain.Record, error) {
+// deleted reads the record that a deletion returned. Its entries can go.
+func (s *Store) deleted(id domain.DeviceID, rep reply) (r domain.Record, entries []redis.Cmder, err error) {
 	values := rep.fields()
-	r, err := parse(id, values)
-	if err == nil {
-		s.entriesOf(r, values["entry"], gone)
-	}
-	return r, err
+	r, err = parse(id, values)
+	return r, s.entriesOf(r, values["entry"]), err
 }
 
 // TakeLease implements repo.Store.

@@ -1,4 +1,4 @@
-package redisstore_test
+package redisstore
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 
 	"cloakroom/infra/db"
 	"cloakroom/repo"
-	"cloakroom/repo/redisstore"
 	"cloakroom/repo/redisstore/redistest"
 	"cloakroom/repo/storetest"
 )
@@ -72,10 +71,10 @@ func removeKeys(ctx context.Context, client redis.UniversalClient, prefix string
 }
 
 // suite runs the whole suite against a server.
-func suite(t *testing.T, server *redistest.Server, config redisstore.Config) {
-	configs := make(map[repo.Store]redisstore.Config)
-	open := func(t *testing.T, c redisstore.Config) repo.Store {
-		s := redisstore.New(connect(t, server), c)
+func suite(t *testing.T, server *redistest.Server, config Config) {
+	configs := make(map[repo.Store]Config)
+	open := func(t *testing.T, c Config) repo.Store {
+		s := New(connect(t, server), c)
 		configs[s] = c
 		return s
 	}
@@ -90,11 +89,11 @@ func suite(t *testing.T, server *redistest.Server, config redisstore.Config) {
 	})
 }
 
-func TestStore(t *testing.T) { suite(t, redistest.Any(t), redisstore.Config{}) }
+func TestStore(t *testing.T) { suite(t, redistest.Any(t), Config{}) }
 
-func TestStoreOnACluster(t *testing.T) { suite(t, redistest.Cluster(t), redisstore.Config{}) }
+func TestStoreOnACluster(t *testing.T) { suite(t, redistest.Cluster(t), Config{}) }
 
 // Every write waits for a replica here, so that this way is tried as well.
 func TestStoreUnderSentinels(t *testing.T) {
-	suite(t, redistest.Sentinel(t), redisstore.Config{WaitReplicas: 1})
+	suite(t, redistest.Sentinel(t), Config{WaitReplicas: 1})
 }

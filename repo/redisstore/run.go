@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -127,11 +128,13 @@ func (s *Store) send(ctx context.Context, calls []*call, full bool) {
 	for _, c := range calls {
 		c.reply, c.err = c.cmd.Slice()
 	}
+	var nodes sync.WaitGroup
 	for node, some := range replicated {
 		if node != nil {
-			s.sendAndWait(ctx, node, some)
+			nodes.Go(func() { s.sendAndWait(ctx, node, some) })
 		}
 	}
+	nodes.Wait()
 }
 
 // sendAndWait sends calls to one node and waits for its replicas. WAIT counts

@@ -43,6 +43,7 @@ func newScript(text string) *script {
 
 var prelude = fmt.Sprintf(`
 local GRACE, LEAST, MOST, SKEW = %d, %d, %d, %d
+local NEVER = %d -- the zero time, which has no field
 local key = KEYS[1]
 
 local function clock()
@@ -76,7 +77,7 @@ local function whole(status)
   table.insert(all, 1, status)
   return all
 end
-`, grace.Milliseconds(), leastSlack.Milliseconds(), mostSlack.Milliseconds(), skew.Milliseconds())
+`, grace.Milliseconds(), leastSlack.Milliseconds(), mostSlack.Milliseconds(), skew.Milliseconds(), time.Time{}.UnixMilli())
 
 var (
 	// index: entry, end of its record. It returns until when the record is sure
@@ -121,12 +122,13 @@ return old
 `)
 
 	// replace: mark of the call, version it is based on, lease owner, end, entry
-	// and until when it is indexed anew, channel, event, fields.
+	// and until when it is indexed anew, channel, event, fields. It returns the
+	// entry that the record has.
 	replaceScript = newScript(`
 local r = get('version', 'write', 'lease_owner', 'entry', 'indexed_until')
 if not r[1] then return {'missing'} end
 if r[1] ~= ARGV[2] then
-  return {r[2] == ARGV[1] and tonumber(r[1]) == tonumber(ARGV[2]) + 1 and 'ok' or 'conflict'}
+  return {r[2] == ARGV[1] and tonumber(r[1]) == tonumber(ARGV[2]) + 1 and 'ok' or 'conflict', r[4]}
 end
 local covered = tonumber(r[5])
 if r[4] == ARGV[5] then covered = math.max(covered, tonumber(ARGV[6])) end
@@ -138,15 +140,15 @@ redis.call('HINCRBY', key, 'version', 1)
 if r[3] == ARGV[3] then redis.call('HDEL', key, 'lease_owner', 'lease_until') end
 redis.call('PEXPIREAT', key, int(gone))
 redis.call('PUBLISH', ARGV[7], ARGV[8])
-return {'ok'}
+return {'ok', r[4]}
 `)
 
-	// touch: seen at, address, end, entry and until when it is indexed anew. A
-	// time that is missing is the zero time, earlier than any.
+	// touch: seen at, address, end, entry and until when it is indexed anew. It
+	// returns the entry that the record has.
 	touchScript = newScript(`
 local r = get('version', 'last_seen_at', 'expires_at', 'entry', 'indexed_until')
 if not r[1] then return {'missing'} end
-if not r[3] or tonumber(r[3]) < tonumber(ARGV[3]) then
+if tonumber(r[3] or NEVER) < tonumber(ARGV[3]) then
   local covered = tonumber(r[5])
   if r[4] == ARGV[4] then covered = math.max(covered, tonumber(ARGV[5])) end
   local gone = goes(ARGV[3])
@@ -154,10 +156,10 @@ if not r[3] or tonumber(r[3]) < tonumber(ARGV[3]) then
   redis.call('HSET', key, 'expires_at', ARGV[3], 'indexed_until', int(covered))
   redis.call('PEXPIREAT', key, int(gone))
 end
-if not r[2] or tonumber(r[2]) < tonumber(ARGV[1]) then
+if tonumber(r[2] or NEVER) < tonumber(ARGV[1]) then
   set({'last_seen_at', ARGV[1], 'last_seen_ip', ARGV[2]}, 1)
 end
-return {'ok'}
+return {'ok', r[4]}
 `)
 
 	// rename: name, channel, event.

@@ -13,32 +13,60 @@ const slots = 16384
 // Cluster starts a Redis Cluster of three masters without replicas.
 func Cluster(t testing.TB) *Server {
 	t.Helper()
-	need(t, "redis-cluster", "cluster of 3")
+	need(t, "redis-cluster", "3 masters")
+	return cluster(t, 0)
+}
+
+// ClusterWithReplicas starts a Redis Cluster of three masters with a replica
+// each, which takes its place some seconds after it has gone. The masters are
+// the first three nodes, and their replicas follow in the same order.
+func ClusterWithReplicas(t testing.TB) *Server {
+	t.Helper()
+	need(t, "redis-cluster", "3 masters, 3 replicas")
+	return cluster(t, 1)
+}
+
+func cluster(t testing.TB, replicas int) *Server {
+	t.Helper()
 	const masters = 3
 	s := &Server{}
 	var bus []string
-	for range masters {
+	for range masters * (1 + replicas) {
 		_, port, _ := net.SplitHostPort(freeAddr(t))
 		bus = append(bus, port)
-		s.Nodes = append(s.Nodes, start(t, "--save", "", "--appendonly", "no",
-			"--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", port))
+		s.Nodes = append(s.Nodes, start(t, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0",
+			"--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port", port))
 	}
 	ctx := context.Background()
 	first, firstPort, _ := net.SplitHostPort(s.Nodes[0].Addr)
+	var ids []string
 	for i, n := range s.Nodes {
-		must(t,
+		id, err := n.client.Do(ctx, "cluster", "myid").Text()
+		must(t, err,
 			// Epochs of their own spare the nodes a dispute over who has which.
 			n.client.Do(ctx, "cluster", "set-config-epoch", i+1).Err(),
-			n.client.ClusterAddSlotsRange(ctx, slots*i/masters, slots*(i+1)/masters-1).Err(),
 			n.client.Do(ctx, "cluster", "meet", first, firstPort, bus[0]).Err(),
 		)
+		ids = append(ids, id)
+		if i < masters {
+			must(t, n.client.ClusterAddSlotsRange(ctx, slots*i/masters, slots*(i+1)/masters-1).Err())
+		}
 	}
-	for _, n := range s.Nodes {
+	for i, n := range s.Nodes {
+		eventually(t, "the nodes know each other", func(ctx context.Context) bool {
+			return strings.Contains(n.client.ClusterInfo(ctx).Val(), fmt.Sprintf("cluster_known_nodes:%d\r", len(s.Nodes)))
+		})
+		if i >= masters {
+			must(t, n.client.ClusterReplicate(ctx, ids[i%masters]).Err())
+		}
+	}
+	for i, n := range s.Nodes {
 		eventually(t, "the cluster stands", func(ctx context.Context) bool {
 			info := n.client.ClusterInfo(ctx).Val()
-			return strings.Contains(info, "cluster_state:ok") &&
-				strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d\r", masters)) &&
-				strings.Contains(info, fmt.Sprintf("cluster_slots_ok:%d\r", slots))
+			return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_slots_ok:%d\r", slots)) &&
+				(i < masters || strings.Contains(n.client.Info(ctx, "replication").Val(), "master_link_status:up")) &&
+				// Clients see the replicas only when this node does.
+				strings.Count(n.client.ClusterNodes(ctx).Val(), "slave") == len(s.Nodes)-masters
 		})
 	}
 	s.URL = "redis+cluster://" + addrs(s.Nodes)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 
@@ -46,8 +47,32 @@ func Any(t testing.TB) *Server {
 	}
 	testreport.Substitute(t, "redis", "miniredis")
 	m := miniredis.RunT(t)
-	m.ClockTTL(true)
+	age(t, m)
 	return &Server{URL: "redis://" + m.Addr()}
+}
+
+// age lets time pass in miniredis until the test ends. It can do so by itself,
+// but looks at every key in every command then.
+func age(t testing.TB, m *miniredis.Miniredis) {
+	const step = 50 * time.Millisecond
+	tick := time.NewTicker(step)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-tick.C:
+				m.FastForward(step)
+			case <-stop:
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		tick.Stop()
+		close(stop)
+		<-stopped
+	})
 }
 
 // Standalone starts one redis-server, with further arguments for its command

@@ -1,18 +1,32 @@
 package redistest
 
 import (
-	"context"
+	"net"
 	"testing"
 )
 
-func TestX(t *testing.T) {
-	t.Run("s", func(t *testing.T) { s := Standalone(t); t.Log(s.URL); s.Nodes[0].Kill(); s.Nodes[0].Start(t) })
-	t.Run("c", func(t *testing.T) { s := Cluster(t); t.Log(s.URL) })
-	t.Run("t", func(t *testing.T) {
-		s := Sentinel(t)
-		t.Log(s.URL)
-		m := s.Master(t)
-		m.Kill()
-		eventually(t, "failover", func(context.Context) bool { return s.Master(t) != m })
+func TestServersAreGoneWhenTheirTestEnds(t *testing.T) {
+	var all []*Node
+	t.Run("servers", func(t *testing.T) {
+		for _, start := range []func(testing.TB) *Server{
+			func(t testing.TB) *Server { return Standalone(t) }, Cluster, Sentinel,
+		} {
+			s := start(t)
+			for _, n := range append(s.Nodes, s.Sentinels...) {
+				all = append(all, n)
+				c, err := net.Dial("tcp", n.Addr)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				_ = c.Close()
+			}
+		}
 	})
+	for _, n := range all {
+		if c, err := net.Dial("tcp", n.Addr); err == nil {
+			_ = c.Close()
+			t.Errorf("somebody still listens on %s", n.Addr)
+		}
+	}
 }

@@ -1,0 +1,236 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"cloakroom/domain"
+	"cloakroom/repo"
+	"cloakroom/repo/redisstore/redistest"
+)
+
+// through returns a store whose connections go through a proxy, and one beside
+// it that sees the same records.
+func through(t *testing.T) (s, beside *Store, p *proxy) {
+	t.Helper()
+	server := redistest.Standalone(t)
+	p = newProxy(t, server.Nodes[0].Addr)
+	beside, _ = open(t, server)
+	s = New(connect(t, &redistest.Server{URL: "redis://" + p.addr}), beside.config)
+	t.Cleanup(func() { _ = s.Close() })
+	return s, beside, p
+}
+
+// An answer that is lost makes the client ask again. What was done is not done
+// twice, and nobody is told that somebody else did it.
+func TestALostAnswerIsNoFalseAnswer(t *testing.T) {
+	s, beside, p := through(t)
+	ctx := t.Context()
+	for _, known := range []bool{false, true} { // whether the server has the scripts
+		for n, c := range []struct {
+			name, request string
+			call          func(domain.Record) error
+			want          func(*domain.Record)
+		}{
+			{"Get", "hgetall",
+				func(r domain.Record) error { _, err := s.Get(ctx, r.DeviceID); return err },
+				func(*domain.Record) {}},
+			{"Overwrite", "ticket_hash",
+				func(r domain.Record) error { return s.Overwrite(ctx, r, 1) },
+				func(r *domain.Record) { r.Version = 2 }},
+			{"ReplaceTokens", "access_token",
+				func(r domain.Record) error { return s.ReplaceTokens(ctx, r.DeviceID, "", 1, r.Tokens, r.ExpiresAt) },
+				func(r *domain.Record) { r.Version = 2 }},
+			{"Rename", "a name",
+				func(r domain.Record) error { return s.Rename(ctx, r.DeviceID, "a name") },
+				func(r *domain.Record) { r.Name = "a name" }},
+			{"TakeLease", "holder",
+				func(r domain.Record) error { _, err := s.TakeLease(ctx, r.DeviceID, "holder", time.Hour); return err },
+				func(r *domain.Record) { r.Lease.Owner = "holder" }},
+		} {
+			t.Run(fmt.Sprint(c.name, ", script known: ", known), func(t *testing.T) {
+				r := device(n)
+				must(t, beside.Create(ctx, r))
+				p.loseAnswer(c.request)
+				if err := c.call(r); err != nil {
+					t.Errorf("error %v", err)
+				}
+				if !p.lost() {
+					t.Error("no answer was lost")
+				}
+				r.Version = 1
+				c.want(&r)
+				got, err := beside.Delete(ctx, r.DeviceID, repo.AnyVersion)
+				must(t, err)
+				if got.Version != r.Version || got.Name != r.Name || got.Lease.Owner != r.Lease.Owner {
+					t.Errorf("version %d, name %q, lease of %q", got.Version, got.Name, got.Lease.Owner)
+				}
+			})
+		}
+	}
+
+	t.Run("Create", func(t *testing.T) {
+		p.loseAnswer("ticket_hash")
+		must(t, s.Create(ctx, device(100)))
+		if err := s.Create(ctx, device(100)); !p.lost() || !errors.Is(err, domain.ErrExists) {
+			t.Errorf("lost: %v; created again: %v", p.lost(), err)
+		}
+	})
+	t.Run("Delete", func(t *testing.T) {
+		// What went is lost with the answer, so it must not pass for nothing.
+		r := device(101)
+		must(t, s.Create(ctx, r))
+		p.loseAnswer("ended ")
+		_, err := s.Delete(ctx, r.DeviceID, repo.AnyVersion)
+		if err == nil || errors.Is(err, domain.ErrNotFound) || !p.lost() {
+			t.Errorf("lost: %v; error %v", p.lost(), err)
+		}
+		if _, err := beside.Get(ctx, r.DeviceID); !errors.Is(err, domain.ErrNotFound) {
+			t.Errorf("Get: error %v", err)
+		}
+	})
+	t.Run("DeleteByOwner", func(t *testing.T) {
+		for n := range 3 {
+			r := device(110 + n)
+			r.Owner = device(110).Owner
+			must(t, s.Create(ctx, r))
+		}
+		p.loseAnswer("ended ")
+		gone, err := s.DeleteByOwner(ctx, device(110).Owner, domain.DeviceID{})
+		if err == nil || !p.lost() {
+			t.Errorf("lost: %v; %d went, error %v", p.lost(), len(gone), err)
+		}
+	})
+}
+
+// heard gathers events.
+type heard struct {
+	mu     sync.Mutex
+	events []repo.Event
+}
+
+// listen subscribes until the test ends, and returns when the subscription stands.
+func listen(t *testing.T, s *Store) *heard {
+	t.Helper()
+	h := &heard{}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = s.Subscribe(ctx, func(e repo.Event) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.events = append(h.events, e)
+		})
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+	eventually(t, "the first Gap", func() bool { return h.count(repo.Event{Kind: repo.Gap}) == 1 })
+	return h
+}
+
+func (h *heard) count(wanted repo.Event) (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.events {
+		if e == wanted {
+			n++
+		}
+	}
+	return n
+}
+
+// hears checks that a subscription that was interrupted has said so, and works.
+func (h *heard) hears(t *testing.T, s *Store) {
+	t.Helper()
+	eventually(t, "a Gap", func() bool { return h.count(repo.Event{Kind: repo.Gap}) > 1 })
+	r := device(9999)
+	must(t, s.Create(t.Context(), r))
+	must(t, s.Rename(t.Context(), r.DeviceID, "name"))
+	eventually(t, "an event", func() bool { return h.count(repo.Event{Kind: repo.Changed, DeviceID: r.DeviceID}) > 0 })
+}
+
+// A connection may be dead without anybody saying so.
+func TestASubscriptionNoticesThatNothingComes(t *testing.T) {
+	s, beside, p := through(t)
+	s.beatInterval = 20 * time.Millisecond
+	h := listen(t, s)
+	if n := p.deafen(); n != 1 {
+		t.Fatalf("%d connections are subscribed", n)
+	}
+	h.hears(t, beside)
+}
+
+// A server that hangs must not hold up those who have no time.
+func TestACallLeavesWithItsContext(t *testing.T) {
+	server := redistest.Standalone(t)
+	s, _ := open(t, server)
+	must(t, s.Create(t.Context(), device(1)))
+	server.Nodes[0].Freeze(t)
+	for name, call := range map[string]func(context.Context) error{
+		"Get":         func(ctx context.Context) error { _, err := s.Get(ctx, device(1).DeviceID); return err },
+		"ListByOwner": func(ctx context.Context) error { _, err := s.ListByOwner(ctx, device(1).Owner); return err },
+		"Create":      func(ctx context.Context) error { return s.Create(ctx, device(2)) },
+		"Ping":        func(ctx context.Context) error { return s.Ping(ctx) },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		start := time.Now()
+		if err := call(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%s took %v", name, took)
+		}
+		cancel()
+	}
+	server.Nodes[0].Thaw(t)
+	if _, err := s.Get(t.Context(), device(1).DeviceID); err != nil {
+		t.Errorf("Get afterwards: %v", err)
+	}
+}
+
+// A server that is away gives errors, and not the answer that a device is gone.
+// When it is back, everything goes on by itself.
+func TestAServerGoesAndComesBack(t *testing.T) {
+	server := redistest.Standalone(t, "--appendonly", "yes", "--appendfsync", "always")
+	near, far := open(t, server)
+	h := listen(t, far)
+	work := begin(t, near, far)
+	work.goesOn(t, 50)
+	server.Nodes[0].Kill()
+	work.stumbles(t)
+	if err := near.Ping(t.Context()); err == nil {
+		t.Error("Ping answers without a server")
+	}
+	server.Nodes[0].Start(t)
+	work.goesOn(t, 50)
+	work.end(t)
+	must(t, near.Ping(t.Context()))
+	h.hears(t, near)
+	near.sound(t)
+}
+
+// A replica takes over from a master that has crashed. With WaitReplicas nothing
+// is lost that was acknowledged.
+func TestAMasterCrashesInTheMiddleOfWork(t *testing.T) {
+	server := redistest.Sentinel(t)
+	near, far := open(t, server)
+	near.config.WaitReplicas, far.config.WaitReplicas = 1, 1
+	h := listen(t, far)
+	work := begin(t, near, far)
+	work.goesOn(t, 50)
+	old := server.Master(t)
+	old.Kill()
+	work.stumbles(t)
+	eventually(t, "another master", func() bool { return server.Master(t) != old })
+	work.goesOn(t, 50)
+	// The old master comes back knowing nothing, and nobody may ask it.
+	old.Start(t)
+	work.goesOn(t, 200)
+	work.end(t)
+	h.hears(t, near)
+	near.sound(t)
+}
