@@ -37,7 +37,7 @@ func (h *handlers) proxy(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	x := newExchange(c)
+	x := h.newExchange(c, v)
 	r, err := h.answerOf(c, x, v, cookies, to)
 	if err != nil {
 		return x.fail(c, err)
@@ -174,8 +174,10 @@ func finish(body io.ReadCloser) {
 // exchange is one request with its answer on their way through the proxy, and
 // everything that has to be given back when it is over.
 type exchange struct {
-	ctx    context.Context // ends with the client's connection
-	cancel context.CancelFunc
+	ctx    context.Context // ends with the client's connection, or with the device
+	cancel context.CancelCauseFunc
+	live   *live
+	device domain.DeviceID // whose ticket the request carries, zero if it has none
 	client net.Conn
 	guard  *httpguard.Conn // nil if the client's connection is not guarded
 	body   *upload         // nil if the request has none
@@ -183,21 +185,32 @@ type exchange struct {
 	once   sync.Once
 }
 
-// newExchange begins to watch the client: if it hangs up, the work for it stops.
-func newExchange(c *fiber.Ctx) *exchange {
-	x := &exchange{client: c.Context().Conn()}
-	x.ctx, x.cancel = context.WithCancel(c.UserContext())
+// newExchange begins to watch the client and the device: if the one hangs up or
+// the other is signed out, the work for it stops.
+func (h *handlers) newExchange(c *fiber.Ctx, v usecase.Visit) *exchange {
+	x := &exchange{client: c.Context().Conn(), live: &h.underway}
+	x.ctx, x.cancel = context.WithCancelCause(c.UserContext())
 	if guard, ok := httpguard.Of(x.client); ok {
 		x.guard = guard
-		if !guard.OnGone(x.cancel) {
-			x.cancel()
+		if !guard.OnGone(x.hangUp) {
+			x.hangUp()
 		}
+	}
+	if ticket, err := domain.ParseTicket(v.Ticket); err == nil {
+		x.device = ticket.DeviceID
+		x.live.add(x.device, x)
 	}
 	return x
 }
 
-// gone reports whether the client has hung up. It means nothing after end.
-func (x *exchange) gone() bool { return x.ctx.Err() != nil }
+func (x *exchange) hangUp() { x.cut(errClientGone) }
+
+// cut stops what is under way.
+func (x *exchange) cut(why error) { x.cancel(why) }
+
+// cause says why the exchange was cut: errClientGone or errDeviceEnded. It is nil
+// if it was not, and means nothing after end.
+func (x *exchange) cause() error { return context.Cause(x.ctx) }
 
 // end gives everything back. Nothing reads from the client after it.
 func (x *exchange) end() {
@@ -208,7 +221,10 @@ func (x *exchange) end() {
 		if x.answer != nil {
 			x.answer.Close()
 		}
-		x.cancel()
+		x.cancel(nil)
+		if !x.device.IsZero() {
+			x.live.remove(x.device, x)
+		}
 		x.body.detach(x.client)
 	})
 }
@@ -217,11 +233,13 @@ func (x *exchange) end() {
 // has cut its own upload, is no error of ours: the log line says so and nothing
 // else does.
 func (x *exchange) fail(c *fiber.Ctx, err error) error {
-	gone := x.gone()
+	why := x.cause()
 	x.end()
 	switch cut := x.body.failure(); {
-	case cut == nil && !gone:
+	case cut == nil && why == nil:
 		return err
+	case errors.Is(why, errDeviceEnded):
+		return domain.ErrSignedOut
 	case cut != nil && x.guard != nil && x.guard.Refusal() != nil:
 		return fiber.NewError(x.guard.Refusal().Status)
 	case errors.Is(cut, os.ErrDeadlineExceeded):

@@ -178,7 +178,9 @@ func (s *stream) Close() error {
 	switch {
 	case s.complete:
 		s.cut = nil
-	case s.gone() || s.cut == nil:
+	case s.cause() != nil:
+		s.cut = s.cause()
+	case s.cut == nil:
 		s.cut = errClientGone
 	}
 	s.end()

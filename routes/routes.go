@@ -45,13 +45,16 @@ type handlers struct {
 	pages    *web.Pages
 	routes   *upstream.Table
 	engine   upstream.Engine
+	underway live
 	draining atomic.Bool
 }
 
 // New returns the surface over a broker, the table of upstreams and the engine
 // that reaches them.
 func New(broker *usecase.Broker, pages *web.Pages, table *upstream.Table, engine upstream.Engine, c Config) *Handlers {
-	return &Handlers{handlers{Config: c, broker: broker, pages: pages, routes: table, engine: engine}}
+	h := &Handlers{}
+	h.Config, h.broker, h.pages, h.routes, h.engine = c, broker, pages, table, engine
+	return h
 }
 
 // Mount adds every path to app, whose error handler is to be h.Error.

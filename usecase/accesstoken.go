@@ -71,6 +71,13 @@ func (b *Broker) AccessToken(ctx context.Context, v Visit) (Session, error) {
 	return b.touch(ctx, rec, v), nil
 }
 
+// Gone reports whether a device is known to be there no more. That the store
+// cannot be asked is not known.
+func (b *Broker) Gone(ctx context.Context, id domain.DeviceID) bool {
+	_, err := b.store.Get(ctx, id)
+	return errors.Is(err, domain.ErrNotFound)
+}
+
 // Rejected returns the session again after the upstream answered 401 to its
 // access token, with another token than the rejected one. ok is false if there
 // is no sense in asking for one: then the upstream's answer is the answer. The

@@ -1,6 +1,9 @@
 package broker_test
 
 import (
+	"bufio"
+	"io"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -58,6 +61,46 @@ func TestR32_SignOutHoldsOnEveryReplicaAtOnce(t *testing.T) {
 				}
 			}
 			phone.get("/api/thing").want(t, 401, "sign_in_required")
+		})
+	}
+}
+
+// TestOpenStreamEndsWithTheDevice: a stream that goes on at one replica is cut
+// when the device is signed out at the other.
+func TestOpenStreamEndsWithTheDevice(t *testing.T) {
+	for name, change := range map[string]func(*settings.Settings){
+		"redis":  onRedis(redistest.Any(t)),
+		"sqlite": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStack(t, change)
+			second, _ := s.replica()
+			b := s.browser()
+			b.signIn(email)
+			req, err := http.NewRequestWithContext(t.Context(), "GET", second+"/stream", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := b.at(second).client.Do(req)
+			if err != nil || res.StatusCode != 200 {
+				t.Fatalf("the stream does not begin: %v %v", res, err)
+			}
+			defer res.Body.Close()
+			lines := bufio.NewReader(res.Body)
+			if _, err := lines.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+			b.do("POST", "/auth/logout", "", asScript).want(t, 204, "")
+			answered := time.Now()
+			for err == nil {
+				_, err = lines.ReadString('\n')
+			}
+			if err == io.EOF {
+				t.Error("the stream ended as if it were complete")
+			}
+			if took := time.Since(answered); took > time.Second {
+				t.Errorf("the stream went on for %v after the sign-out", took)
+			}
 		})
 	}
 }

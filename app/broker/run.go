@@ -21,6 +21,7 @@ import (
 	"cloakroom/infra/httpguard"
 	"cloakroom/infra/settings"
 	"cloakroom/infra/upstream"
+	"cloakroom/repo"
 	"cloakroom/repo/cachestore"
 	"cloakroom/routes"
 	"cloakroom/routes/web"
@@ -96,12 +97,12 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 	running.Go(func() { b.Run(behind) })
 	defer func() { stopBehind(); running.Wait() }()
 
-	return serveHTTP(ctx, l, s, log, b)
+	return serveHTTP(ctx, l, s, log, b, store)
 }
 
 // serveHTTP puts the surface over b and serves it until ctx ends and what was
 // under way then is done or out of time.
-func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger, b *usecase.Broker) error {
+func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger, b *usecase.Broker, store repo.Store) error {
 	pages, err := web.New()
 	if err != nil {
 		return fmt.Errorf("pages: %w", err)
@@ -116,6 +117,10 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	h := routes.New(b, pages, table, engine, surface(s, log))
 	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, TrustedProxies: s.TrustedProxies, Logger: log})
 	h.Mount(app)
+	listening, stopListening := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { hearEnds(listening, store, h) })
+	defer func() { stopListening(); running.Wait() }()
 
 	failed := make(chan error, 1)
 	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
@@ -139,6 +144,28 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	b.Drain(grace)
 	log.InfoContext(ctx, "stopped")
 	return nil
+}
+
+// resubscribeAfter is the pause before a subscription that failed is made anew.
+const resubscribeAfter = 100 * time.Millisecond
+
+// hearEnds cuts what a device has under way as soon as the store tells that it
+// was signed out, here or on another replica, until ctx ends.
+func hearEnds(ctx context.Context, store repo.Store, h *routes.Handlers) {
+	for ctx.Err() == nil {
+		_ = store.Subscribe(ctx, func(e repo.Event) {
+			switch e.Kind {
+			case repo.Ended:
+				h.DeviceEnded(e.DeviceID)
+			case repo.Gap:
+				h.Recheck(ctx)
+			}
+		})
+		select {
+		case <-ctx.Done():
+		case <-time.After(resubscribeAfter):
+		}
+	}
 }
 
 func upstreamRoutes(list []settings.Route) []upstream.Route {

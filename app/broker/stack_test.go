@@ -124,7 +124,8 @@ func (s *stack) replica() (url string, stop func() error) {
 	return "http://" + l.Addr().String(), stop
 }
 
-// serveUpstream wants a token that works, and tells what it was asked.
+// serveUpstream wants a token that works, and tells what it was asked; at
+// /stream it goes on for as long as it is let.
 func (s *stack) serveUpstream(w http.ResponseWriter, r *http.Request) {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !s.auth.Valid(token) {
@@ -132,6 +133,17 @@ func (s *stack) serveUpstream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Header.Del("Authorization")
+	if r.URL.Path == "/stream" {
+		for tick := time.NewTicker(10 * time.Millisecond); ; {
+			_, _ = io.WriteString(w, "tick\n")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-r.Context().Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}
 	body, _ := io.ReadAll(r.Body)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{"method": r.Method, "uri": r.RequestURI, "header": r.Header, "body": string(body)})
