@@ -48,7 +48,7 @@ func newWriter(ctx context.Context, db *sql.DB, committed func()) (*writer, erro
 		return nil, err
 	}
 	w := &writer{
-		conn: conn, synced: true, committed: committed,
+		conn: conn, committed: committed,
 		queue: make(chan *change, batchSize), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	err = prepare(ctx, conn, []query{
@@ -56,6 +56,9 @@ func newWriter(ctx context.Context, db *sql.DB, committed func()) (*writer, erro
 		{&w.commit, "COMMIT"},
 		{&w.rollback, "ROLLBACK"},
 	})
+	if err == nil {
+		err = w.sync(ctx, true) // whatever the connection came with
+	}
 	if err != nil {
 		_ = conn.Close()
 		return nil, err
