@@ -45,6 +45,27 @@ type Settings struct {
 	LogLevel            slog.Level    `name:"log-level" default:"warn" enum:"debug,info,warn,error" help:"The least important lines that are logged."`
 }
 
+// Validate tells what the tags cannot say.
+func (s Settings) Validate() error {
+	var problems []error
+	for _, p := range s.ports() {
+		if p.number > 65535 {
+			problems = append(problems, fmt.Errorf("%s: is too large; give at most 65535", p.setting))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// port is a setting that names a port.
+type port struct {
+	setting string
+	number  int
+}
+
+func (s Settings) ports() [3]port {
+	return [...]port{{"port", s.Port}, {"auth-port", s.AuthPort}, {"api-port", s.APIPort}}
+}
+
 const (
 	// issuer and audience are names, not addresses: the demo keeps its people
 	// when it is started on other ports.
@@ -73,13 +94,10 @@ func Run(ctx context.Context, s Settings, out io.Writer, log *slog.Logger) (err 
 	}
 	// All ports first, so that a taken one is told before anything has begun.
 	var listeners [3]net.Listener
-	for i, p := range []struct {
-		port int
-		flag string
-	}{{s.Port, "--port"}, {s.AuthPort, "--auth-port"}, {s.APIPort, "--api-port"}} {
-		listeners[i], err = broker.Listen(net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port)))
+	for i, p := range s.ports() {
+		listeners[i], err = broker.Listen(net.JoinHostPort("127.0.0.1", strconv.Itoa(p.number)))
 		if err != nil {
-			return fmt.Errorf("%w with %s, or take any free one with %s 0", err, p.flag, p.flag)
+			return fmt.Errorf("%w (--%s; --%[2]s 0 takes any that is free)", err, p.setting)
 		}
 		defer listeners[i].Close()
 	}
