@@ -69,10 +69,11 @@ func NewTicket(id DeviceID, random io.Reader) (Ticket, error) {
 	return Ticket{DeviceID: id, secret: NewSecret(string(raw[:]))}, nil
 }
 
+var errNotATicket = errors.New("not a ticket")
+
 // ParseTicket reads a cookie's value. Anything but the exact text that Reveal
 // writes is an error, and the error does not repeat it.
 func ParseTicket(text string) (Ticket, error) {
-	errNotATicket := errors.New("not a ticket")
 	if len(text) != ticketLength {
 		return Ticket{}, errNotATicket
 	}

@@ -148,9 +148,11 @@ func (h *handlers) write(c *fiber.Ctx, a answer) error {
 	// the request's id stays.
 	id := bytes.Clone(c.Response().Header.Peek(headerRequestID))
 	c.Response().Reset()
-	c.Response().Header.SetBytesV(headerRequestID, id)
+	if len(id) > 0 {
+		c.Response().Header.SetBytesV(headerRequestID, id)
+	}
 	h.secure(c)
-	if c.Request().Header.ContentLength() != 0 {
+	if n := c.Request().Header.ContentLength(); n > 0 || n == -1 {
 		// The rest of a body that nobody reads must not be taken for the next
 		// request.
 		c.Context().SetConnectionClose()
