@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/google/uuid"
+	"github.com/valyala/fasthttp"
 
 	"cloakroom/infra/logging"
 )
@@ -173,6 +174,7 @@ func (h *handlers) isOwn(path string) bool {
 // own is what every answer of our own paths has in common, the errors included.
 func (h *handlers) own(c *fiber.Ctx) error {
 	h.secure(c)
+	setDate(&c.Response().Header, string(fasthttp.AppendHTTPDate(nil, h.Now())))
 	ctx, cancel := context.WithTimeout(c.UserContext(), ownDeadline)
 	defer cancel()
 	c.SetUserContext(ctx)

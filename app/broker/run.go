@@ -36,7 +36,7 @@ const provider = "Password"
 func Run(ctx context.Context, s settings.Settings, log *slog.Logger) error {
 	l, err := Listen(s.Listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return fmt.Errorf("%w (the setting listen)", err)
 	}
 	return Serve(ctx, l, s, log)
 }

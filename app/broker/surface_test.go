@@ -268,6 +268,12 @@ func TestR22_R27_R28_HeadersOfOurOwnAnswers(t *testing.T) {
 		if a.Header.Get("X-Request-Id") == "" {
 			t.Errorf("%s: no request id", a.Request.URL.Path)
 		}
+		if len(a.Header.Values("Date")) != 1 {
+			t.Errorf("%s %s %d: Date = %q, want one", a.Request.Method, a.Request.URL.Path, a.StatusCode, a.Header.Values("Date"))
+		}
+		if a.Request.Method == "GET" && a.Close {
+			t.Errorf("%s %d: the connection is closed for no reason", a.Request.URL.Path, a.StatusCode)
+		}
 	}
 }
 

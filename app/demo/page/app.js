@@ -27,12 +27,15 @@ async function call() {
   } catch (e) { /* shown as status 0 */ }
   const took = Math.round(performance.now() - start) + " ms";
   $("calls").textContent = ++calls;
-  const time = new Date().toLocaleTimeString();
+  const time = new Date().toLocaleTimeString([], { hour12: false });
   if (status !== 200) {
     $("failed").textContent = ++failed;
     row([time, status + " " + (body && body.error || ""), took, "–"], "bad");
     if (status === 401) {
       $("state").textContent = "This device is signed out. Reload to sign in again.";
+      expires = 0;
+      $("life").value = 0;
+      $("left").textContent = "–";
       return false;
     }
     return true;
