@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"cloakroom/app/authserver/internal/accounts"
@@ -54,7 +55,10 @@ func Run(ctx context.Context, s Settings, log *slog.Logger) (err error) {
 	// before it touches the database of the first.
 	listener, err := net.Listen("tcp", s.Listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w; stop the program that has this address, or set another", err)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%s is taken: another program listens there already; stop it or choose another port (the setting listen)", s.Listen)
+		}
+		return fmt.Errorf("listen: %w", err)
 	}
 	defer listener.Close()
 	server, err := Open(ctx, s, log)

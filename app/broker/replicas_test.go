@@ -141,7 +141,7 @@ func TestR9_ReplicasRefreshOnce(t *testing.T) {
 // TestStoreThatGoesAwayAndComesBack: nobody is signed out, and no restart is
 // needed.
 func TestStoreThatGoesAwayAndComesBack(t *testing.T) {
-	r := redistest.Standalone(t, "--appendonly", "yes")
+	r := redistest.Standalone(t, "--appendonly", "yes", "--appendfsync", "always")
 	s := newStack(t, onRedis(r))
 	b := s.browser()
 	b.signIn(email)
@@ -156,7 +156,13 @@ func TestStoreThatGoesAwayAndComesBack(t *testing.T) {
 	b.get("/health/live").want(t, 200, "")
 	b.do("POST", "/auth/logout", "", asScript).want(t, 503, "store_unavailable")
 	r.Nodes[0].Start(t)
-	eventually(t, "the store is used again", func() bool { return b.get("/api/thing").StatusCode == 200 })
+	eventually(t, "the store is used again", func() bool {
+		a = b.get("/api/thing")
+		if a.StatusCode == 401 {
+			t.Fatalf("the store is back without the device: %s", a.body)
+		}
+		return a.StatusCode == 200
+	})
 	b.get("/health/ready").want(t, 200, "")
 }
 
