@@ -1,0 +1,5 @@
+//go:build !race
+
+package usecase_test
+
+const modelRaced = false

@@ -1,0 +1,197 @@
+package usecase_test
+
+// The steps of SignOut, at replica 1.
+const (
+	atSignOutDelete modelStep = iota + atRefusedDelete + 1
+	atSignOutRevoke
+
+	atSignInOpen
+	atSignInGrant
+	atSignInOverwrite
+	atSignInGet
+	atSignInRevoke
+)
+
+func (x *expansion) signOut() {
+	s := x.from
+	switch s.signOut.at {
+	case atNothing:
+		if x.m.signOut {
+			s.signOut.at = atSignOutDelete
+			x.may(1, "somebody signs out", s)
+		}
+	case atSignOutDelete:
+		x.store(1, "signOut: delete", func(s *modelState) storeAnswer {
+			if !s.rec.there {
+				return storeNone
+			}
+			s.signOut.went = s.rec.refresh
+			s.delete()
+			return storeDone
+		}, func(s *modelState, a storeAnswer) {
+			switch {
+			case a == storeDone:
+				s.signOut.at = atSignOutRevoke
+				return
+			case a == storeDown && s.signOut.went != 0:
+				s.families[s.signOut.went.family()].untold |= faultStoreLost
+			}
+			s.signOut.at, s.signOut.went = atEnd, 0
+		})
+	case atSignOutRevoke:
+		s.queue[0].put(s.signOut.went)
+		s.signOut.at, s.signOut.went = atEnd, 0
+		x.will(1, "signOut: revoke", s)
+	}
+}
+
+// signIn is SignIn at replica 2 from the browser that has the device. If it
+// cannot keep the device, it makes another, which is not looked at any more.
+func (x *expansion) signIn() {
+	s := x.from
+	another := func(s *modelState) {
+		s.families[1].elsewhere = true
+		s.signIn.at, s.signIn.previous = atEnd, modelRecord{}
+	}
+	failed := func(s *modelState) {
+		s.queue[1].put(newModelToken(1, 0))
+		s.signIn.at, s.signIn.previous = atEnd, modelRecord{}
+	}
+	switch s.signIn.at {
+	case atNothing:
+		if x.m.signIn {
+			s.signIn.at = atSignInOpen
+			x.may(2, "somebody signs in again", s)
+		}
+	case atSignInOpen:
+		x.get(1, "signIn: open", func(s *modelState, rec modelRecord, a storeAnswer) {
+			switch a {
+			case storeDone:
+				s.signIn.at, s.signIn.previous = atSignInGrant, rec
+			default:
+				s.signIn.at = atEnd
+			}
+		})
+	case atSignInGrant:
+		s.families[1].issued = 1
+		s.signIn.at = atSignInOverwrite
+		x.will(2, "signIn: the auth server grants", s)
+	case atSignInOverwrite:
+		x.store(2, "signIn: overwrite", func(s *modelState) storeAnswer {
+			switch {
+			case !s.rec.there:
+				return storeNone
+			case s.rec.version != s.signIn.previous.version:
+				return storeConflict
+			}
+			s.rec = modelRecord{there: true, version: s.rec.version + 1, ticket: 1, refresh: newModelToken(1, 0)}
+			s.lease = ownedByNobody
+			return storeDone
+		}, func(s *modelState, a storeAnswer) {
+			switch a {
+			case storeDone:
+				s.signIn.at = atSignInRevoke
+			case storeNone:
+				another(s)
+			case storeConflict:
+				s.signIn.at = atSignInGet
+			case storeDown:
+				if s.rec.ticket == 1 {
+					s.families[0].untold |= faultStoreLost
+					s.families[1].untold |= faultStoreLost
+				}
+				failed(s)
+			}
+		})
+	case atSignInGet:
+		x.get(1, "signIn: get", func(s *modelState, rec modelRecord, a storeAnswer) {
+			switch a {
+			case storeDone:
+				s.signIn.at, s.signIn.previous = atSignInOverwrite, rec
+			case storeNone:
+				another(s)
+			default:
+				failed(s)
+			}
+		})
+	case atSignInRevoke:
+		s.queue[1].put(s.signIn.previous.refresh)
+		s.signIn.at, s.signIn.previous, s.signIn.done = atEnd, modelRecord{}, true
+		x.will(2, "signIn: revoke", s)
+	}
+}
+
+// reseal is reseal for the record, in a process of its own.
+func (x *expansion) reseal() {
+	s := x.from
+	stop := func(s *modelState) { s.reseal.at, s.reseal.rec = atEnd, modelRecord{} }
+	if at := s.reseal.at; at == atTakeLease || at == atKeepReplace || at == atRelease {
+		if t := s; x.strikes(&t, faultCrash) {
+			if t.lease == ownedByReseal {
+				t.lease = ownedByDead
+			}
+			stop(&t)
+			x.may(3, "is killed", t)
+		}
+	}
+	switch s.reseal.at {
+	case atNothing:
+		if x.m.reseal {
+			s.reseal.at = atTakeLease
+			x.may(3, "the keys are rotated", s)
+		}
+	case atTakeLease:
+		if s.rec.there && s.lease != ownedByNobody && s.lease != ownedByReseal {
+			return // and looks again
+		}
+		x.store(3, "reseal: takeLease", func(s *modelState) storeAnswer {
+			if !s.rec.there {
+				return storeNone
+			}
+			s.lease = ownedByReseal
+			return storeDone
+		}, func(s *modelState, a storeAnswer) {
+			stop(s)
+			if a == storeDone {
+				s.reseal.at, s.reseal.rec = atKeepReplace, s.rec
+			}
+		})
+	case atKeepReplace:
+		x.store(3, "reseal: replace", func(s *modelState) storeAnswer {
+			switch {
+			case !s.rec.there:
+				return storeNone
+			case s.rec.version != s.reseal.rec.version:
+				return storeConflict
+			}
+			s.rec.version++
+			s.rec.refresh = s.reseal.rec.refresh
+			if s.lease == ownedByReseal {
+				s.lease = ownedByNobody
+			}
+			return storeDone
+		}, func(s *modelState, a storeAnswer) {
+			switch a {
+			case storeDone:
+				stop(s)
+			case storeConflict:
+				s.reseal.at = atRelease
+			default:
+				s.reseal.at, s.reseal.rec = atRelease, modelRecord{}
+			}
+		})
+	case atRelease:
+		x.store(3, "reseal: release", func(s *modelState) storeAnswer {
+			if s.lease == ownedByReseal {
+				s.lease = ownedByNobody
+			}
+			return storeDone
+		}, func(s *modelState, _ storeAnswer) {
+			if s.reseal.rec.there {
+				s.reseal.at, s.reseal.rec = atTakeLease, modelRecord{}
+				return
+			}
+			stop(s)
+		})
+	}
+}
