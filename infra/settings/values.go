@@ -82,7 +82,7 @@ func (s *Store) UnmarshalText(text []byte) error {
 	case scheme == Memory:
 		return errors.New("has something after memory:; take it out")
 	case scheme != SQLite:
-		return errors.New("is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379, mongodb://host:27017/cloakroom or memory:")
+		return errors.New("is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379, mongodb://host:27017/cloakroom or memory: for trials")
 	case rest == "" || strings.HasSuffix(rest, "/"):
 		return errors.New("names no file; write for example sqlite://data/cloakroom.db")
 	case strings.ContainsAny(rest, "?#%:\x00"):

@@ -30,7 +30,7 @@ type shop struct {
 	Token    string          `name:"token" secret:"" help:"Token."`
 	Greeting string          `name:"greeting" default:"hello" empty:"" help:"Greeting."`
 	Lanes    uint8           `name:"lanes" default:"4" help:"Lanes."`
-	private  int
+	_        int
 }
 
 type common struct {

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"math/big"
 	"testing"
 	"time"
 
@@ -59,14 +58,19 @@ func publicKey(t *testing.T, jwks []byte) (kid string, key *ecdsa.PublicKey) {
 	if k.Kty != "EC" || k.Crv != "P-256" || k.Use != "sig" || k.Alg != "ES256" {
 		t.Errorf("key = %+v, want an EC key on P-256 for ES256 signatures", k)
 	}
-	number := func(s string) *big.Int {
-		raw, err := base64.RawURLEncoding.DecodeString(s)
+	point := []byte{4} // uncompressed
+	for _, coordinate := range []string{k.X, k.Y} {
+		raw, err := base64.RawURLEncoding.DecodeString(coordinate)
 		if err != nil || len(raw) != 32 {
 			t.Fatalf("coordinate of %d bytes, %v, want 32", len(raw), err)
 		}
-		return new(big.Int).SetBytes(raw)
+		point = append(point, raw...)
 	}
-	return k.Kid, &ecdsa.PublicKey{Curve: elliptic.P256(), X: number(k.X), Y: number(k.Y)}
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.Kid, key
 }
 
 func TestR47_TokensAreVerifiedByThePublishedKey(t *testing.T) {
