@@ -61,6 +61,9 @@ func (e *Refused) Error() string { return "auth server refused: " + e.Detail }
 type Unavailable struct {
 	Err   error
 	Retry time.Duration // 0 if unknown
+	// Lost: the request was sent and its answer got lost or cannot be read, so
+	// what was asked for may have been done.
+	Lost bool
 }
 
 func (e *Unavailable) Error() string { return e.Err.Error() }

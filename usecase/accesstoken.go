@@ -56,19 +56,35 @@ func (b *Broker) Open(ctx context.Context, v Visit) (Session, error) {
 // The errors are those of Open and, if there is no token to be had,
 // domain.ErrAuthUnavailable or domain.ErrAuthMisconfigured.
 func (b *Broker) AccessToken(ctx context.Context, v Visit) (Session, error) {
-	rec, ticket, err := b.open(ctx, v.Ticket)
+	rec, err := b.withAccessToken(ctx, v)
+	if errors.Is(err, errOlderFlight) {
+		rec, err = b.withAccessToken(ctx, v)
+	}
 	if err != nil {
 		return Session{}, err
 	}
-	switch now := b.now(); {
+	return b.touch(ctx, rec, v), nil
+}
+
+// errOlderFlight: the refresh that was waited for had begun before the sign-in
+// that this ticket is of, or the person has signed in again since. The record,
+// read again, tells which.
+var errOlderFlight = fmt.Errorf("%w: the refresh was of another sign-in", domain.ErrBadTicket)
+
+func (b *Broker) withAccessToken(ctx context.Context, v Visit) (domain.Record, error) {
+	rec, ticket, err := b.open(ctx, v.Ticket)
+	if err != nil {
+		return domain.Record{}, err
+	}
+	now := b.now()
+	switch {
+	case !rec.Refreshable(now): // open has made sure that it lives
 	case !b.Lifetimes.AccessUsable(rec.Tokens, now):
-		if rec, err = b.refreshed(ctx, rec, ticket); err != nil {
-			return Session{}, err
-		}
-	case b.Lifetimes.AccessEndsSoon(rec.Tokens, now) && rec.Refreshable(now):
+		return b.refreshed(ctx, rec, ticket)
+	case b.Lifetimes.AccessEndsSoon(rec.Tokens, now):
 		b.refreshBehind(ctx, rec.DeviceID, rec.Tokens.Access)
 	}
-	return b.touch(ctx, rec, v), nil
+	return rec, nil
 }
 
 // Gone reports whether a device is known to be there no more. That the store
@@ -113,10 +129,8 @@ func (b *Broker) refreshed(ctx context.Context, rec domain.Record, ticket domain
 	next, err := b.refresh(ctx, rec.DeviceID, rec.Tokens.Access)
 	switch {
 	case err == nil:
-		// While we waited the person may have signed in again on this device
-		// from elsewhere; then this ticket opens nothing any more.
 		if !next.TicketHash.Opens(ticket) {
-			return domain.Record{}, domain.ErrBadTicket
+			return domain.Record{}, errOlderFlight
 		}
 		return next, nil
 	case errors.Is(err, domain.ErrSignedOut):
@@ -137,6 +151,11 @@ func (b *Broker) open(ctx context.Context, text string) (domain.Record, domain.T
 		return domain.Record{}, domain.Ticket{}, fmt.Errorf("%w: %w", domain.ErrBadTicket, err)
 	}
 	rec, err := b.store.Get(ctx, ticket.DeviceID)
+	if cache, ok := b.store.(forgetful); ok && err == nil && !rec.TicketHash.Opens(ticket) {
+		// The record may be of before a sign-in at another replica.
+		cache.Forget(ticket.DeviceID)
+		rec, err = b.store.Get(ctx, ticket.DeviceID)
+	}
 	switch {
 	case errors.Is(err, domain.ErrNotFound):
 		return domain.Record{}, ticket, fmt.Errorf("%w: %w", domain.ErrBadTicket, err)

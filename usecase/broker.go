@@ -41,6 +41,10 @@ type records interface {
 	Ping(ctx context.Context) error
 }
 
+// forgetful is a store with a cache in front that can be told to read a record
+// anew.
+type forgetful interface{ Forget(id domain.DeviceID) }
+
 // authServer is what the use cases need of whoever signs people in. A refusal
 // of credentials is a *domain.Refused, a refused refresh token is
 // domain.ErrInvalidGrant; domain.ErrAuthMisconfigured is ours to mend and

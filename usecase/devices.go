@@ -60,6 +60,11 @@ func (b *Broker) SignOut(ctx context.Context, me domain.Record, id domain.Device
 	}
 	went, err := b.store.Delete(ctx, rec.DeviceID, anyVersion)
 	if err != nil {
+		if !errors.Is(err, domain.ErrNotFound) {
+			// It may have happened, and then nobody else has the pair to revoke.
+			// If it has not, the person wants it over all the same.
+			b.revoke(ctx, rec.Tokens)
+		}
 		return storeError("sign out", err)
 	}
 	b.ended(ctx, me, []domain.Record{went})

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// maxRefreshes run at once in this process; more wait for a slot.
+	// maxRefreshes call the auth server at once; more wait, holding their lease.
 	maxRefreshes = 64
 	// leaseSlack is how much longer a lease is than the call that it guards.
 	leaseSlack = 2 * time.Second
@@ -37,7 +37,7 @@ const (
 //	ctx's error, or a deadline's the caller left; the work goes on
 func (b *Broker) refresh(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
 	// Nobody waits for longer than it takes another replica to be given up and
-	// one call to be made.
+	// a call to be made.
 	ctx, cancel := context.WithTimeout(ctx, b.leaseTTL()+b.AuthTimeout)
 	defer cancel()
 	return b.flights.do(ctx, id, func(ctx context.Context) (domain.Record, error) {
@@ -61,15 +61,9 @@ func (b *Broker) refreshBehind(ctx context.Context, id domain.DeviceID, stale do
 func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.leaseTTL()+b.AuthTimeout+storeRetry)
 	defer cancel()
-	select {
-	case b.slots <- struct{}{}:
-		defer func() { <-b.slots }()
-	case <-ctx.Done():
-		return domain.Record{}, &domain.Unavailable{Err: domain.ErrAuthUnavailable, Retry: time.Second}
-	}
 	for range refreshAttempts {
-		rec, err := b.takeLease(ctx, id, stale)
-		if err != nil || b.fresh(rec, stale) {
+		rec, leased, err := b.takeLease(ctx, id, stale)
+		if err != nil || !leased {
 			return rec, err
 		}
 		grant, err := b.exchange(ctx, rec)
@@ -83,10 +77,11 @@ func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale doma
 			}
 			return rec, err
 		default:
-			b.release(ctx, rec)
+			b.release(ctx, rec.DeviceID)
 			return domain.Record{}, fmt.Errorf("refresh: %w", err)
 		}
 	}
+	b.release(ctx, id)
 	return domain.Record{}, &domain.Unavailable{
 		Err:   fmt.Errorf("refresh: %w: the record kept changing", domain.ErrAuthUnavailable),
 		Retry: time.Second,
@@ -103,49 +98,71 @@ func (b *Broker) leaseTTL() time.Duration { return b.AuthTimeout + leaseSlack }
 
 // takeLease returns the record under our lease, or, if it has become fresh by
 // another's work, without one. It waits while another holds the lease.
-func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
+//
+// It says itself which of the two it is: whoever asked once more whether the
+// record is fresh could find that it has just expired, and go on without a lease.
+func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain.Secret) (rec domain.Record, leased bool, err error) {
 	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
 		rec, err := b.store.TakeLease(ctx, id, b.replica, b.leaseTTL())
 		switch {
 		case errors.Is(err, domain.ErrNotFound):
-			return domain.Record{}, domain.ErrSignedOut
+			return domain.Record{}, false, domain.ErrSignedOut
 		case errors.Is(err, domain.ErrLeaseHeld):
 			if b.fresh(rec, stale) {
-				return rec, nil
+				return rec, false, nil
 			}
 			if err := sleep(ctx, pause); err != nil {
-				return domain.Record{}, &domain.Unavailable{
+				return domain.Record{}, false, &domain.Unavailable{
 					Err:   fmt.Errorf("refresh: %w: another replica holds the lease", domain.ErrAuthUnavailable),
 					Retry: time.Second,
 				}
 			}
 			continue
 		case err != nil:
-			return domain.Record{}, storeError("take the lease", err)
+			return domain.Record{}, false, storeError("take the lease", err)
 		}
 		switch why := b.Lifetimes.Ended(rec, b.now()); {
 		case why != domain.NotEnded:
 			b.endRecord(ctx, rec, string(why))
-			return domain.Record{}, domain.ErrSignedOut
+			return domain.Record{}, false, domain.ErrSignedOut
 		case b.fresh(rec, stale):
-			b.release(ctx, rec)
+			b.release(ctx, rec.DeviceID)
+			return rec, false, nil
 		}
-		return rec, nil
+		return rec, true, nil
 	}
 }
 
-// exchange calls the auth server while the lease is renewed. The call may take
-// AuthTimeout; the lease outlives it.
+// exchange calls the auth server while the lease is renewed. An answer that got
+// lost is asked for once more, at once: an auth server with a reuse window gives
+// the same successor again, and to one without it the token is spent in any
+// case.
 func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant, error) {
+	stop := b.renewLease(ctx, rec.DeviceID)
+	defer stop()
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+	case <-ctx.Done():
+		return domain.Grant{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second}
+	}
+	grant, err := b.call(ctx, rec)
+	if lost := (*domain.Unavailable)(nil); errors.As(err, &lost) && lost.Lost {
+		grant, err = b.call(ctx, rec)
+	}
+	return grant, err
+}
+
+// call is one call of the auth server, if the breaker allows it. It may take
+// AuthTimeout; the lease outlives it.
+func (b *Broker) call(ctx context.Context, rec domain.Record) (domain.Grant, error) {
 	if err := b.breaker.allow(b.now()); err != nil {
 		return domain.Grant{}, err
 	}
-	stop := b.renewLease(ctx, rec.DeviceID)
-	defer stop()
-	call, cancel := context.WithTimeout(ctx, b.AuthTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
 	defer cancel()
 	start := b.now()
-	grant, err := b.auth.Refresh(call, rec.Tokens.Refresh)
+	grant, err := b.auth.Refresh(ctx, rec.Tokens.Refresh)
 	b.breaker.done(b.now(), err)
 	log := b.Log.With("device", rec.DeviceID, "took", b.now().Sub(start))
 	switch {
@@ -254,15 +271,17 @@ func (b *Broker) refused(ctx context.Context, rec domain.Record, stale domain.Se
 	case errors.Is(err, domain.ErrNotFound):
 		return domain.Record{}, false, domain.ErrSignedOut
 	case err != nil:
+		b.release(ctx, rec.DeviceID)
 		return domain.Record{}, false, storeError("read the record again", err)
 	case !cur.Tokens.Refresh.Equal(rec.Tokens.Refresh):
-		b.release(ctx, rec)
+		b.release(ctx, rec.DeviceID)
 		return cur, !b.fresh(cur, stale), nil
 	}
 	switch _, err := b.store.Delete(ctx, rec.DeviceID, cur.Version); {
 	case errors.Is(err, domain.ErrConflict):
 		return domain.Record{}, true, nil
 	case err != nil && !errors.Is(err, domain.ErrNotFound):
+		b.release(ctx, rec.DeviceID)
 		return domain.Record{}, false, storeError("end the device", err)
 	}
 	b.logEnd(ctx, rec, "refresh_refused")
@@ -270,9 +289,9 @@ func (b *Broker) refused(ctx context.Context, rec domain.Record, stale domain.Se
 }
 
 // release gives the lease back. If that fails it runs out by itself.
-func (b *Broker) release(ctx context.Context, rec domain.Record) {
-	if err := b.store.ReleaseLease(ctx, rec.DeviceID, b.replica); err != nil {
-		b.Log.WarnContext(ctx, "giving back the lease of a refresh", "device", rec.DeviceID, "error", err)
+func (b *Broker) release(ctx context.Context, id domain.DeviceID) {
+	if err := b.store.ReleaseLease(ctx, id, b.replica); err != nil {
+		b.Log.WarnContext(ctx, "giving back the lease of a refresh", "device", id, "error", err)
 	}
 }
 

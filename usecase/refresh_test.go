@@ -142,14 +142,18 @@ func between(s, before, after string) string {
 
 // TestR10_PassingFailureKeepsTheSession goes through everything that may pass.
 func TestR10_PassingFailureKeepsTheSession(t *testing.T) {
-	for name, behaviour := range map[string]authapitest.Behaviour{
-		"500":             authapitest.Answer(500, "oops"),
-		"503":             authapitest.Unavailable("7"),
-		"429":             authapitest.TooMany("7"),
-		"garbage":         authapitest.Garbage,
-		"half an answer":  authapitest.Half,
-		"connection cut":  authapitest.Cut,
-		"answer got lost": authapitest.Lost,
+	for name, c := range map[string]struct {
+		behaviour authapitest.Behaviour
+		calls     int
+	}{
+		"500": {authapitest.Answer(500, "oops"), 1},
+		"503": {authapitest.Unavailable("7"), 1},
+		"429": {authapitest.TooMany("7"), 1},
+		// What may have been done is asked for once more at once.
+		"garbage":         {authapitest.Garbage, 2},
+		"half an answer":  {authapitest.Half, 2},
+		"connection cut":  {authapitest.Cut, 2},
+		"answer got lost": {authapitest.Lost, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -157,11 +161,11 @@ func TestR10_PassingFailureKeepsTheSession(t *testing.T) {
 			b := w.broker()
 			v, _ := w.signIn(b, email, "")
 
-			w.auth.Always(authapitest.RefreshPath, behaviour)
+			w.auth.Always(authapitest.RefreshPath, c.behaviour)
 			w.clock.advance(life - 3*time.Second) // in the margin: expired for us, alive for the upstream
 			w.works(b, v)
-			if n := w.refreshCalls(); n != 1 {
-				t.Fatalf("%d refreshes, want 1", n)
+			if n := w.refreshCalls(); n != c.calls {
+				t.Fatalf("%d refreshes, want %d", n, c.calls)
 			}
 
 			w.clock.advance(3 * time.Second)
@@ -302,6 +306,19 @@ func TestLostAnswerOfTheStoreIsRecognised(t *testing.T) {
 	}
 	if n := len(w.auth.Revocations()); n != 0 {
 		t.Errorf("%d revocations, want none", n)
+	}
+}
+
+func TestAnswerThatGotLostIsAskedForAgain(t *testing.T) {
+	w := newWorld(t)
+	w.auth.Set(func(o *authapitest.Options) { o.ReuseWindow = time.Minute })
+	b := w.broker()
+	v, _ := w.signIn(b, email, "")
+	w.clock.advance(life)
+	w.auth.Next(authapitest.RefreshPath, authapitest.Lost)
+	w.works(b, v)
+	if n := w.auth.Thefts(); n != 0 {
+		t.Errorf("the auth server saw %d refresh tokens twice", n)
 	}
 }
 

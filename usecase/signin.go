@@ -99,13 +99,18 @@ func (b *Broker) admit(ctx context.Context, previous, rec domain.Record) (domain
 			b.revoke(ctx, previous.Tokens)
 			return ticket, again, nil
 		}
-		if errors.Is(err, domain.ErrConflict) {
-			previous, err = b.store.Get(ctx, previous.DeviceID)
-		}
-		if errors.Is(err, domain.ErrNotFound) {
+		cur, getErr := b.store.Get(ctx, previous.DeviceID)
+		switch {
+		case getErr == nil && cur.TicketHash == again.TicketHash:
+			// It was written, and only the answer got lost.
+			b.revoke(ctx, previous.Tokens)
+			return ticket, again, nil
+		case errors.Is(getErr, domain.ErrNotFound):
 			previous = domain.Record{}
-		} else if err != nil {
-			return domain.Ticket{}, rec, storeError("renew the device", err)
+		case getErr == nil && errors.Is(err, domain.ErrConflict):
+			previous = cur
+		default:
+			return domain.Ticket{}, rec, storeError("renew the device", errors.Join(err, getErr))
 		}
 	}
 
@@ -119,13 +124,19 @@ func (b *Broker) admit(ctx context.Context, previous, rec domain.Record) (domain
 		return domain.Ticket{}, rec, err
 	}
 	rec.TicketHash = ticket.Hash()
-	if err := b.store.Create(ctx, rec); err != nil {
+	if err := b.store.Create(ctx, rec); err != nil && !b.created(ctx, rec) {
 		return domain.Ticket{}, rec, storeError("create the device", err)
 	}
 	if !previous.DeviceID.IsZero() {
 		b.endReplaced(ctx, previous)
 	}
 	return ticket, rec, nil
+}
+
+// created reports whether a record whose Create failed is there all the same.
+func (b *Broker) created(ctx context.Context, rec domain.Record) bool {
+	cur, err := b.store.Get(ctx, rec.DeviceID)
+	return err == nil && cur.TicketHash == rec.TicketHash
 }
 
 // endReplaced ends the device of another owner in whose browser somebody has

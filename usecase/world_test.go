@@ -110,16 +110,23 @@ func (w *world) broker() *usecase.Broker { return w.brokerAt(w.clock.Now) }
 // brokerAt starts another replica, which goes by a clock of its own.
 func (w *world) brokerAt(now func() time.Time) *usecase.Broker {
 	w.Helper()
+	return w.brokerWith(w.store, 5*time.Second, now)
+}
+
+// brokerWith starts another replica with a store, a timeout for calls of the
+// auth server and a clock of its own.
+func (w *world) brokerWith(store repo.Store, timeout time.Duration, now func() time.Time) *usecase.Broker {
+	w.Helper()
 	base, err := url.Parse(w.auth.URL)
 	if err != nil {
 		w.Fatal(err)
 	}
 	client := authapi.New(authapi.Config{
 		BaseURL: base, RegisterPath: authapitest.RegisterPath, LoginPath: authapitest.LoginPath,
-		RefreshPath: authapitest.RefreshPath, RevokePath: authapitest.RevokePath, Timeout: 5 * time.Second,
+		RefreshPath: authapitest.RefreshPath, RevokePath: authapitest.RevokePath, Timeout: timeout,
 	})
-	b := usecase.New(w.store, client, usecase.Config{
-		Provider: "password", Issuer: issuer, TouchInterval: time.Minute, AuthTimeout: 5 * time.Second,
+	b := usecase.New(store, client, usecase.Config{
+		Provider: "password", Issuer: issuer, TouchInterval: time.Minute, AuthTimeout: timeout,
 		Lifetimes: domain.Lifetimes{
 			Access: 15 * time.Minute, Refresh: 30 * 24 * time.Hour, Idle: 14 * 24 * time.Hour, Absolute: 90 * 24 * time.Hour,
 			Margin: 5 * time.Second, Ahead: 30 * time.Second,

@@ -28,7 +28,7 @@ type Settings struct {
 	AccessTokenLifetime  time.Duration `name:"access-token-lifetime" default:"15m" help:"How long an access token is good; whole seconds."`
 	RefreshTokenLifetime time.Duration `name:"refresh-token-lifetime" default:"720h" help:"How long after a login its refresh tokens end, however often they are used."`
 	RefreshIdleTimeout   time.Duration `name:"refresh-idle-timeout" default:"336h" help:"How long a refresh token may stay unused; 0 for no limit but refresh-token-lifetime."`
-	ReuseWindow          time.Duration `name:"reuse-window" default:"10s" help:"How long a used refresh token still returns the same successor, for clients whose answer got lost. Used later, it ends the login it belongs to. 0 switches the window off."`
+	ReuseWindow          time.Duration `name:"reuse-window" default:"30s" help:"How long a used refresh token still returns the same successor, for clients whose answer got lost. Used later, it ends the login it belongs to. 0 switches the window off."`
 
 	LoginFailuresPerAccount int           `name:"login-failures-per-account" default:"10" help:"Failed logins that one account may have in each throttle-window. Logins under way count until they succeed."`
 	LoginFailuresPerAddress int           `name:"login-failures-per-address" default:"50" help:"Failed logins that one address, or one /64 of IPv6, may have in each throttle-window. Logins under way count until they succeed."`
@@ -91,7 +91,7 @@ func (s Settings) Validate() error {
 		"refresh-idle-timeout: %v is not above access-token-lifetime (%v), so that people would be signed out while they work; set it to a longer one, such as 336h, or to 0",
 		s.RefreshIdleTimeout, s.AccessTokenLifetime)
 	want(s.ReuseWindow >= 0 && s.ReuseWindow <= maxReuseWindow,
-		"reuse-window: %v is not between 0 and %v; a stolen token would work for that long beside its owner's; set it to a few seconds, such as 10s",
+		"reuse-window: %v is not between 0 and %v; a stolen token would work for that long beside its owner's; set it to a few seconds, such as 30s",
 		s.ReuseWindow, maxReuseWindow)
 
 	want(s.LoginFailuresPerAccount >= 1, "login-failures-per-account: %d lets nobody in; set it to 1 at least", s.LoginFailuresPerAccount)

@@ -181,7 +181,7 @@ func (a answer) misconfigured(kind Kind, what string) error {
 }
 
 func (a answer) unavailable(kind Kind, what string) error {
-	return &domain.Unavailable{Err: a.failure(kind, what, domain.ErrAuthUnavailable), Retry: a.retry}
+	return &domain.Unavailable{Err: a.failure(kind, what, domain.ErrAuthUnavailable), Retry: a.retry, Lost: kind == BrokenAnswer}
 }
 
 func (a answer) failure(kind Kind, what string, outcome error) error {
@@ -221,5 +221,15 @@ func unreachable(ctx context.Context, op string, err error) error {
 	case errors.Is(err, http.ErrSchemeMismatch):
 		e.what = "it speaks HTTP where the URL says HTTPS"
 	}
-	return &domain.Unavailable{Err: e}
+	return &domain.Unavailable{Err: e, Lost: !neverSent(err)}
+}
+
+// neverSent reports whether a call has failed before there was a connection to
+// send it on.
+func neverSent(err error) bool {
+	var (
+		op        *net.OpError
+		untrusted *tls.CertificateVerificationError
+	)
+	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &untrusted) || errors.Is(err, http.ErrSchemeMismatch)
 }

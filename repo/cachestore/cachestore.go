@@ -120,6 +120,9 @@ func (s *Store) Get(ctx context.Context, id domain.DeviceID) (domain.Record, err
 	return r, err
 }
 
+// Forget makes the next Get of a device ask the store.
+func (s *Store) Forget(id domain.DeviceID) { s.drop(id) }
+
 // What changes a record drops it here before it returns, whether or not it went
 // well: after an error nobody knows what the store holds. The store's own event
 // says the same a moment later, to the other replicas too.
