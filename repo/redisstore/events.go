@@ -76,6 +76,7 @@ func (s *Store) Subscribe(ctx context.Context, f func(repo.Event)) error {
 	go func() {
 		err := s.follow(following, hub, connected)
 		hub.Close()
+		stop()
 		ended <- err
 	}()
 	unclose := context.AfterFunc(s.closing, stop)

@@ -101,11 +101,12 @@ func (s *Store) indexKeys(r domain.Record) []string {
 }
 
 // index writes the entries of a record that ends at ends, in milliseconds, and
-// returns until when it is sure to be found by them.
-func (s *Store) index(ctx context.Context, r domain.Record, tag, ends string) (until string, err error) {
+// returns until when it is sure to be found by them. State is "new", or "known"
+// if it has entries already.
+func (s *Store) index(ctx context.Context, r domain.Record, tag, ends, state string) (until string, err error) {
 	var calls []*call
 	for _, key := range s.indexKeys(r) {
-		calls = append(calls, &call{script: indexScript, key: key, args: []any{entry{r.DeviceID, tag}.String(), ends}, durable: true})
+		calls = append(calls, &call{script: indexScript, key: key, args: []any{entry{r.DeviceID, tag}.String(), ends, state}, durable: true})
 	}
 	if err := s.run(ctx, calls...); err != nil {
 		return "", err
@@ -181,7 +182,7 @@ func (s *Store) extend(ctx context.Context, id domain.DeviceID, ends string, run
 		}
 		tag, of = indexedRecord(id, c.reply)
 		var err error
-		if until, err = s.index(ctx, of, tag, ends); err != nil {
+		if until, err = s.index(ctx, of, tag, ends, "known"); err != nil {
 			return nil, err
 		}
 	}

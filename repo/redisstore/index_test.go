@@ -188,7 +188,7 @@ func (s *Store) anything(ctx context.Context, random *rand.Rand, r domain.Record
 func TestADeviceThatIsBeingCreatedIsNotLost(t *testing.T) {
 	s, reader := open(t, redistest.Any(t))
 	r := device(1)
-	if _, err := s.index(t.Context(), r, "tag", millis(r.ExpiresAt)); err != nil {
+	if _, err := s.index(t.Context(), r, "tag", millis(r.ExpiresAt), "new"); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -110,7 +110,7 @@ func (s *Store) signIn(ctx context.Context, r domain.Record, write func(tag, end
 	tag = mark()
 	ends := millis(r.ExpiresAt)
 	for range reindexes {
-		until, err := s.index(ctx, r, tag, ends)
+		until, err := s.index(ctx, r, tag, ends, "new")
 		if err != nil {
 			return nil, "", err
 		}
@@ -229,13 +229,12 @@ func (s *Store) ReleaseLease(ctx context.Context, id domain.DeviceID, owner stri
 // Sweep implements repo.Store. The server removes what is over.
 func (s *Store) Sweep(ctx context.Context, _ time.Time, _ int) (int, error) { return 0, ctx.Err() }
 
-// Ping implements repo.Store. It writes, because a server that only reads, for
-// want of memory, disk or a master, is of no use.
+// Ping implements repo.Store. It does what a sign-out does, write and publish,
+// because a server that does not let it, for want of memory, disk, a master or
+// rights, is of no use.
 func (s *Store) Ping(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return failed(ctx, "ping", err)
-	}
-	return failed(ctx, "ping", s.client.Set(ctx, s.config.Prefix+"ping", 1, time.Minute).Err())
+	c := &call{script: pingScript, key: s.config.Prefix + "ping", args: []any{s.channel(), "ping"}}
+	return failed(ctx, "ping", s.done(ctx, c))
 }
 
 // Close implements repo.Store. It closes the client as well.

@@ -31,7 +31,7 @@ var prefixes atomic.Int64
 // below it when the test ends.
 func newPrefix(t testing.TB, server *redistest.Server) string {
 	t.Helper()
-	prefix := fmt.Sprintf("cloakroom-test-%d-%d:", time.Now().UnixNano(), prefixes.Add(1))
+	prefix := fmt.Sprintf("cloakroom:test-%d-%d:", time.Now().UnixNano(), prefixes.Add(1))
 	t.Cleanup(func() {
 		client := connect(t, server)
 		defer client.Close()

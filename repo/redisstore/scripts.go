@@ -63,6 +63,10 @@ local function set(pairs, first)
   end
 end
 
+-- keep comes before writes that keep people signed in. A server that is full
+-- lets a script through if its first write takes no memory
+local function keep() redis.call('HDEL', key, '') end
+
 -- goes is when the server removes a record that ends at the given time
 local function goes(ends) return math.max(tonumber(ends), clock()) + GRACE end
 
@@ -80,14 +84,15 @@ end
 `, grace.Milliseconds(), leastSlack.Milliseconds(), mostSlack.Milliseconds(), skew.Milliseconds(), time.Time{}.UnixMilli())
 
 var (
-	// index: entry, end of its record. It returns until when the record is sure
-	// to be found by the entry.
+	// index: entry, end of its record, 'new' or 'known'. It returns until when the
+	// record is sure to be found by the entry.
 	indexScript = newScript(`
 local now = clock()
-redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. int(now))
 local ends = math.max(tonumber(ARGV[2]), now)
 local score = ends + GRACE + math.min(math.max((ends - now) / 4, LEAST), MOST)
+if ARGV[3] == 'known' then redis.call('ZREM', key, '') end -- as in keep
 redis.call('ZADD', key, 'GT', int(score), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. int(now))
 local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
 redis.call('PEXPIREAT', key, int(tonumber(last[2])))
 return {'ok', int(score - SKEW)}
@@ -134,6 +139,7 @@ local covered = tonumber(r[5])
 if r[4] == ARGV[5] then covered = math.max(covered, tonumber(ARGV[6])) end
 local gone = goes(ARGV[4])
 if gone > covered then return indexed('index') end
+keep()
 set(ARGV, 9)
 redis.call('HSET', key, 'write', ARGV[1], 'expires_at', ARGV[4], 'indexed_until', int(covered))
 redis.call('HINCRBY', key, 'version', 1)
@@ -148,6 +154,7 @@ return {'ok', r[4]}
 	touchScript = newScript(`
 local r = get('version', 'last_seen_at', 'expires_at', 'entry', 'indexed_until')
 if not r[1] then return {'missing'} end
+keep()
 if tonumber(r[3] or NEVER) < tonumber(ARGV[3]) then
   local covered = tonumber(r[5])
   if r[4] == ARGV[4] then covered = math.max(covered, tonumber(ARGV[5])) end
@@ -191,6 +198,7 @@ local r = get('version', 'lease_owner', 'lease_until')
 if not r[1] then return {'missing'} end
 local now = clock()
 if r[2] and r[2] ~= ARGV[1] and tonumber(r[3]) > now then return whole('held') end
+keep()
 redis.call('HSET', key, 'lease_owner', ARGV[1], 'lease_until', int(now + tonumber(ARGV[2])))
 return whole('ok')
 `)
@@ -201,6 +209,7 @@ local r = get('version', 'lease_owner', 'lease_until')
 if not r[1] then return {'missing'} end
 local now = clock()
 if r[2] ~= ARGV[1] or tonumber(r[3]) <= now then return {'lost'} end
+keep()
 redis.call('HSET', key, 'lease_until', int(now + tonumber(ARGV[2])))
 return {'ok'}
 `)
@@ -208,6 +217,13 @@ return {'ok'}
 	// releaseLease: owner.
 	releaseLeaseScript = newScript(`
 if get('lease_owner')[1] == ARGV[1] then redis.call('HDEL', key, 'lease_owner', 'lease_until') end
+return {'ok'}
+`)
+
+	// ping: channel, message.
+	pingScript = newScript(`
+redis.call('SET', key, '1', 'PX', 60000)
+redis.call('PUBLISH', ARGV[1], ARGV[2])
 return {'ok'}
 `)
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -189,6 +190,97 @@ func TestACallLeavesWithItsContext(t *testing.T) {
 	server.Nodes[0].Thaw(t)
 	if _, err := s.Get(t.Context(), device(1).DeviceID); err != nil {
 		t.Errorf("Get afterwards: %v", err)
+	}
+}
+
+// A server without memory takes nothing new. Who is signed in stays so, and can
+// sign out.
+func TestAFullServerKeepsWhatItHas(t *testing.T) {
+	server := redistest.Standalone(t)
+	s, _ := open(t, server)
+	ctx := t.Context()
+	r, other := device(1), device(2)
+	must(t, s.Create(ctx, r))
+	must(t, s.Create(ctx, other))
+	must(t, s.client.ConfigSet(ctx, "maxmemory", "1").Err())
+	keys := len(s.keys(t))
+	for name, err := range map[string]error{
+		"Create":    s.Create(ctx, device(3)),
+		"Overwrite": s.Overwrite(ctx, r, 1),
+		"Rename":    s.Rename(ctx, r.DeviceID, "name"),
+		"Ping":      s.Ping(ctx),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "OOM") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	if n := len(s.keys(t)); n != keys {
+		t.Errorf("there were %d keys, and now %d", keys, n)
+	}
+	_, err := s.TakeLease(ctx, r.DeviceID, "me", time.Minute)
+	must(t, err)
+	must(t, s.RenewLease(ctx, r.DeviceID, "me", time.Minute))
+	must(t, s.ReplaceTokens(ctx, r.DeviceID, "me", 1, r.Tokens, r.ExpiresAt.Add(100*time.Hour)))
+	must(t, s.Touch(ctx, r.DeviceID, domain.Seen{At: time.Now(), ExpiresAt: r.ExpiresAt.Add(200 * time.Hour)}))
+	s.sound(t)
+	if got, err := s.Delete(ctx, r.DeviceID, 2); err != nil || got.Name != "" || got.Lease.Owner != "" {
+		t.Errorf("Delete: name %q, lease of %q, %v", got.Name, got.Lease.Owner, err)
+	}
+	if gone, err := s.DeleteByOwner(ctx, other.Owner, domain.DeviceID{}); err != nil || len(gone) != 1 {
+		t.Errorf("DeleteByOwner: %d went, %v", len(gone), err)
+	}
+}
+
+// as returns a store whose user has some rights, and an open one beside it.
+func as(t *testing.T, rights ...string) (s, beside *Store) {
+	t.Helper()
+	user := append([]string{"--user", "app", "on", ">secret"}, rights...)
+	server := redistest.Standalone(t, user...)
+	beside, _ = open(t, server)
+	limited := &redistest.Server{URL: strings.Replace(server.URL, "redis://", "redis://app:secret@", 1)}
+	s = New(connect(t, limited), beside.config)
+	t.Cleanup(func() { _ = s.Close() })
+	return s, beside
+}
+
+// These are the rights that the error for want of rights names.
+func TestTheLeastRightsAreEnough(t *testing.T) {
+	s, _ := as(t, "~cloakroom:*", "&cloakroom:*", "+@all", "-@dangerous", "+info")
+	h := listen(t, s)
+	work := begin(t, s, s)
+	work.goesOn(t, 100)
+	work.end(t)
+	if n := work.bad.Load(); n > 0 {
+		t.Errorf("%d calls failed", n)
+	}
+	ctx, r := t.Context(), device(9000)
+	must(t, s.Ping(ctx))
+	must(t, s.Create(ctx, r))
+	must(t, s.Overwrite(ctx, r, 1))
+	must(t, s.Touch(ctx, r.DeviceID, domain.Seen{At: time.Now(), ExpiresAt: r.ExpiresAt.Add(48 * time.Hour)}))
+	must(t, s.Rename(ctx, r.DeviceID, "name"))
+	_, err := s.TakeLease(ctx, r.DeviceID, "me", time.Minute)
+	must(t, err)
+	_, _, err = s.Page(ctx, "", 10)
+	must(t, err)
+	gone, err := s.DeleteByOwner(ctx, r.Owner, domain.DeviceID{})
+	if err != nil || len(gone) != 1 {
+		t.Errorf("DeleteByOwner: %d went, %v", len(gone), err)
+	}
+	eventually(t, "an event", func() bool { return h.count(repo.Event{Kind: repo.Ended, DeviceID: r.DeviceID}) > 0 })
+}
+
+// Redis gives new users no channels. That has to come out before somebody signs
+// out and no replica hears of it.
+func TestAUserWithoutTheChannelIsOfNoUse(t *testing.T) {
+	s, _ := as(t, "~cloakroom:*", "resetchannels", "+@all", "-@dangerous", "+info")
+	if err := s.Ping(t.Context()); err == nil {
+		t.Error("Ping answers")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.Subscribe(ctx, func(repo.Event) {}); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Subscribe: error %v", err)
 	}
 }
 

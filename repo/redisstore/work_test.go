@@ -23,14 +23,14 @@ type work struct {
 	wrong      []string // false answers
 	kept       map[domain.DeviceID]domain.Record
 	deleted    []domain.DeviceID
-	check      *Store
+	handles    [2]*Store
 }
 
 // begin begins the work, half of it by each handle.
 func begin(t *testing.T, near, far *Store) *work {
 	w := &work{
 		stop: make(chan struct{}), done: make(chan struct{}),
-		kept: make(map[domain.DeviceID]domain.Record), check: far,
+		kept: make(map[domain.DeviceID]domain.Record), handles: [2]*Store{near, far},
 	}
 	var workers sync.WaitGroup
 	for n, s := range []*Store{near, far, near, far} {
@@ -165,20 +165,24 @@ func (w *work) end(t *testing.T) {
 	t.Helper()
 	close(w.stop)
 	<-w.done
+	for _, s := range w.handles {
+		// One may notice a second before the other that the server is back.
+		eventually(t, "an answer", func() bool { return s.Ping(t.Context()) == nil })
+	}
 	for i, wrong := range w.wrong {
 		if i < 10 {
 			t.Errorf("a false answer: %s", wrong)
 		}
 	}
 	for id, want := range w.kept {
-		got, err := w.check.Get(t.Context(), id)
+		got, err := w.handles[1].Get(t.Context(), id)
 		// The last call may have been under way.
 		if err != nil || got.Version < want.Version || got.Version > want.Version+1 {
 			t.Errorf("device %v: version %d was acknowledged, now %d (%v)", id, want.Version, got.Version, err)
 		}
 	}
 	for _, id := range w.deleted {
-		if _, err := w.check.Get(t.Context(), id); !errors.Is(err, domain.ErrNotFound) {
+		if _, err := w.handles[1].Get(t.Context(), id); !errors.Is(err, domain.ErrNotFound) {
 			t.Errorf("device %v was deleted: %v", id, err)
 		}
 	}

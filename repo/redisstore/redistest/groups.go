@@ -17,13 +17,13 @@ func Cluster(t testing.TB) *Server {
 	return cluster(t, 0)
 }
 
-// ClusterWithReplicas starts a Redis Cluster of three masters with a replica
-// each, which takes its place some seconds after it has gone. The masters are
-// the first three nodes, and their replicas follow in the same order.
+// ClusterWithReplicas starts a Redis Cluster of three masters with two replicas
+// each, one of which takes its place some seconds after it has gone. The masters
+// are the first three nodes.
 func ClusterWithReplicas(t testing.TB) *Server {
 	t.Helper()
-	need(t, "redis-cluster", "3 masters, 3 replicas")
-	return cluster(t, 1)
+	need(t, "redis-cluster", "3 masters, 6 replicas")
+	return cluster(t, 2)
 }
 
 func cluster(t testing.TB, replicas int) *Server {
