@@ -187,7 +187,8 @@ func (a *redisAddress) explain(cause error) error {
 		sentence = "shows a certificate that no known authority has signed; name the file of its authority with tls_ca_file"
 	case errors.As(cause, &noTLS):
 		sentence = "does not speak TLS; begin the address with redis in place of rediss, or name the port for TLS"
-	case says("remote error: tls: "):
+	case says("remote error: tls: "), a.tls && (says("connection reset by peer") || says("broken pipe")):
+		// The server's alert may be overtaken by its closing.
 		sentence = "breaks off the TLS handshake; if it asks for a certificate, name one with tls_cert_file and tls_key_file"
 	case says("NOAUTH"):
 		sentence = "wants a password; write it into the address, as in redis://:password@host"
