@@ -272,9 +272,20 @@ func (m model) probe(x *expansion, s modelState) (modelInvariant, string) {
 // sort makes states that differ in the order of the requests alone the same.
 func (s *modelState) sort() {
 	a, b := s.requests[0], s.requests[1]
-	if cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.replica, b.replica), cmp.Compare(a.ticket, b.ticket), cmp.Compare(a.stale, b.stale)) > 0 {
+	if cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.replica, b.replica), cmp.Compare(a.ticket, b.ticket), cmp.Compare(a.stale, b.stale), less(a.again, b.again), less(a.rejected, b.rejected)) > 0 {
 		s.requests[0], s.requests[1] = b, a
 	}
+}
+
+// less compares as cmp.Compare does, false before true.
+func less(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 func (mv move) String() string {

@@ -16,7 +16,7 @@ const (
 	atAgainFresh
 	atExchange
 	atExchangeAnswer
-	atRelease // the exchange did not get through
+	atRelease // the exchange did not get through, or the flight ends otherwise with its lease
 	atKeepReplace
 	atKeepGet
 	atRefusedGet
@@ -53,6 +53,12 @@ const (
 	withoutEndOnRefusal
 	withoutNewVersion
 	withExpiredTokens
+	withoutSecondCall
+	withoutSecondOpen
+	withoutForget
+	withoutRelease
+	withoutRevocationOnFailure
+	withoutOwnWrite
 )
 
 // request goes on with a request.
@@ -65,6 +71,8 @@ func (x *expansion) request(slot uint8) {
 			switch {
 			case a == storeDown:
 				s.tell(slot, toldStore)
+			case a == storeDone && rec.ticket != r.ticket && s.cache[r.replica].there && x.m.mutation != withoutForget:
+				s.cache[r.replica] = modelRecord{} // and ask the store
 			case a == storeNone, rec.ticket != r.ticket:
 				s.tell(slot, toldBadTicket)
 			default:
@@ -89,6 +97,7 @@ func (x *expansion) request(slot uint8) {
 			// The upstream has rejected it, or refreshBehind has begun: somebody
 			// waits for that here, which is no less.
 			t.expiries--
+			t.requests[slot].rejected = true
 			x.may(r.replica+1, begin(&t), t)
 		}
 		s.tell(slot, toldToken)
@@ -113,7 +122,7 @@ func (s *modelState) tell(slot uint8, what modelResult) {
 		}
 	case toldBadTicket, toldSignedOut:
 		joined := s.flights[r.replica].stale
-		excused := s.cache[r.replica].there || r.at == atWait && joined.family() != r.ticket
+		excused := what == toldBadTicket && r.rejected && r.at == atWait && joined.family() != r.ticket
 		if s.rec.there && s.rec.ticket == r.ticket && !excused {
 			s.breaks(neverSent)
 		}
@@ -125,10 +134,13 @@ func (s *modelState) tell(slot uint8, what modelResult) {
 }
 
 // end ends a flight and tells all who wait for it, each of whom compares its own
-// ticket.
+// ticket and opens the record once more if the flight was of another sign-in.
 func (x *expansion) end(s *modelState, i uint8, what modelResult, rec modelRecord) {
 	if f := s.flights[i]; what == toldToken && rec.refresh.family() == f.stale.family() && rec.refresh.generation() < min(f.expired, s.families[f.stale.family()].expired) {
 		s.breaks(neverStale)
+	}
+	if s.lease == modelOwner(i+1) && s.faults == x.from.faults && s.flights[i].at != atKeepGet {
+		s.breaks(neverHeld)
 	}
 	for slot := range s.requests {
 		r := &s.requests[slot]
@@ -140,6 +152,10 @@ func (x *expansion) end(s *modelState, i uint8, what modelResult, rec modelRecor
 			r.stale = rec.refresh
 			if rec.ticket != r.ticket && x.m.mutation != withoutTicketCheck {
 				told = toldBadTicket
+				if !r.again && !r.rejected && x.m.mutation != withoutSecondOpen {
+					*r = modelRequest{at: atOpen, replica: i, ticket: r.ticket, again: true}
+					continue
+				}
 			}
 		}
 		s.tell(uint8(slot), told)
@@ -176,7 +192,13 @@ func (x *expansion) flight(i uint8) {
 	case atExchangeAnswer:
 		x.exchange(i)
 	case atRelease:
-		x.releaseLease(i, "release", func(s *modelState) { x.end(s, i, toldUnavailable, modelRecord{}) })
+		if x.m.mutation == withoutRelease {
+			t := s
+			x.end(&t, i, f.tells, modelRecord{})
+			x.will(me, "no release", t)
+			break
+		}
+		x.releaseLease(i, "release", func(s *modelState) { x.end(s, i, f.tells, modelRecord{}) })
 	case atKeepReplace, atKeepGet:
 		x.keep(i)
 	case atRefusedGet, atRefusedRelease, atRefusedDelete:
@@ -234,7 +256,17 @@ func (x *expansion) exchange(i uint8) {
 			s.flights[i].at, s.flights[i].call = atRefusedGet, callNone
 			return
 		}
-		s.flights[i] = modelFlight{at: atRelease}
+		if f.again {
+			s.goesAstray(i, faultLost)
+		}
+		s.flights[i] = modelFlight{at: atRelease, tells: toldUnavailable}
+	}
+	lost := func(s *modelState) {
+		if f.again || x.m.mutation == withoutSecondCall {
+			unavailable(s)
+			return
+		}
+		s.flights[i].at, s.flights[i].call, s.flights[i].again = atExchange, callNone, true
 	}
 	switch f.call {
 	case callSent:
@@ -251,12 +283,12 @@ func (x *expansion) exchange(i uint8) {
 		}
 		if t := s; t.left[1] == 0 && x.strikes(&t, faultLate) {
 			t.leave(token)
-			unavailable(&t)
+			lost(&t)
 			x.may(me, "the exchange takes too long", t)
 		}
 	case callGranted, callRefused:
 		t := s
-		t.flights[i].call = callNone
+		t.flights[i].call, t.flights[i].again = callNone, false
 		t.flights[i].at = atKeepReplace
 		if f.call == callRefused {
 			t.flights[i].at = atRefusedGet
@@ -265,10 +297,10 @@ func (x *expansion) exchange(i uint8) {
 		}
 		x.will(me, "exchange: answer", t)
 		if t := s; x.strikes(&t, faultLost) {
-			if f.call == callGranted {
+			if f.call == callGranted && x.m.window != secondWindow {
 				t.families[token.family()].astray |= faultLost
 			}
-			unavailable(&t)
+			lost(&t)
 			x.may(me, "the answer of the exchange is lost", t)
 		}
 	}
@@ -361,9 +393,10 @@ func (x *expansion) refused(i uint8) {
 		f := &s.flights[i]
 		f.at, f.attempt = atTakeLease, f.attempt+1
 		if f.attempt == modelAttempts {
-			x.end(s, i, toldUnavailable, modelRecord{})
+			s.flights[i] = modelFlight{at: atRelease, tells: toldUnavailable}
 		}
 	}
+	unknown := func(s *modelState) { s.flights[i] = modelFlight{at: atRelease, tells: toldStore} }
 	switch x.from.flights[i].at {
 	case atRefusedGet:
 		if x.m.mutation == withoutGetOnRefusal {
@@ -376,7 +409,7 @@ func (x *expansion) refused(i uint8) {
 			f := &s.flights[i]
 			switch {
 			case a == storeDown:
-				x.end(s, i, toldStore, modelRecord{})
+				unknown(s)
 			case a == storeNone:
 				x.end(s, i, toldSignedOut, modelRecord{})
 			case cur.refresh != f.rec.refresh, x.m.mutation == withoutEndOnRefusal:
@@ -405,7 +438,7 @@ func (x *expansion) refused(i uint8) {
 			if !s.families[s.rec.refresh.family()].dead {
 				s.breaks(neverEnded)
 			}
-			if f := s.families[s.rec.refresh.family()]; x.m.faults&^gentleFaults == 0 && f.untold == 0 {
+			if f := s.families[s.rec.refresh.family()]; x.m.faults&^gentleFaults == 0 && !f.unwanted {
 				s.breaks(neverFaulty)
 			}
 			s.delete()
@@ -415,7 +448,7 @@ func (x *expansion) refused(i uint8) {
 			case storeConflict:
 				again(s)
 			case storeDown:
-				x.end(s, i, toldStore, modelRecord{})
+				unknown(s)
 			default:
 				x.end(s, i, toldSignedOut, modelRecord{})
 			}

@@ -2,24 +2,35 @@ package usecase_test
 
 // The steps of SignOut, at replica 1.
 const (
-	atSignOutDelete modelStep = iota + atRefusedDelete + 1
+	atSignOutGet modelStep = iota + atRefusedDelete + 1
+	atSignOutDelete
 	atSignOutRevoke
 
 	atSignInOpen
 	atSignInGrant
 	atSignInOverwrite
 	atSignInGet
+	atSignInGetOwn // the Overwrite may have happened
 	atSignInRevoke
 )
 
 func (x *expansion) signOut() {
 	s := x.from
+	over := func(s *modelState) { s.signOut.at, s.signOut.read, s.signOut.went = atEnd, 0, 0 }
 	switch s.signOut.at {
 	case atNothing:
 		if x.m.signOut {
-			s.signOut.at = atSignOutDelete
+			s.signOut.at = atSignOutGet
 			x.may(1, "somebody signs out", s)
 		}
+	case atSignOutGet:
+		x.get(0, "signOut: own", func(s *modelState, rec modelRecord, a storeAnswer) {
+			if a != storeDone {
+				over(s)
+				return
+			}
+			s.signOut.at, s.signOut.read = atSignOutDelete, rec.refresh
+		})
 	case atSignOutDelete:
 		x.store(1, "signOut: delete", func(s *modelState) storeAnswer {
 			if !s.rec.there {
@@ -29,18 +40,23 @@ func (x *expansion) signOut() {
 			s.delete()
 			return storeDone
 		}, func(s *modelState, a storeAnswer) {
+			read, went := s.signOut.read, s.signOut.went
 			switch {
-			case a == storeDone:
-				s.signOut.at = atSignOutRevoke
+			case a == storeNone, a == storeDown && x.m.mutation == withoutRevocationOnFailure:
+				over(s)
 				return
-			case a == storeDown && s.signOut.went != 0:
-				s.families[s.signOut.went.family()].untold |= faultStoreLost
+			case a == storeDown:
+				if went != 0 && went != read && (went.family() != read.family() || !x.m.endsFamily) {
+					s.families[went.family()].untold |= faultStoreLost
+				}
+				s.signOut.went = read
+				s.families[read.family()].unwanted = true
 			}
-			s.signOut.at, s.signOut.went = atEnd, 0
+			s.signOut.at, s.signOut.read = atSignOutRevoke, 0
 		})
 	case atSignOutRevoke:
 		s.queue[0].put(s.signOut.went)
-		s.signOut.at, s.signOut.went = atEnd, 0
+		over(&s)
 		x.will(1, "signOut: revoke", s)
 	}
 }
@@ -49,13 +65,14 @@ func (x *expansion) signOut() {
 // cannot keep the device, it makes another, which is not looked at any more.
 func (x *expansion) signIn() {
 	s := x.from
+	over := func(s *modelState) { s.signIn.at, s.signIn.previous, s.signIn.written = atEnd, modelRecord{}, false }
 	another := func(s *modelState) {
 		s.families[1].elsewhere = true
-		s.signIn.at, s.signIn.previous = atEnd, modelRecord{}
+		over(s)
 	}
 	failed := func(s *modelState) {
 		s.queue[1].put(newModelToken(1, 0))
-		s.signIn.at, s.signIn.previous = atEnd, modelRecord{}
+		over(s)
 	}
 	switch s.signIn.at {
 	case atNothing:
@@ -96,11 +113,10 @@ func (x *expansion) signIn() {
 			case storeConflict:
 				s.signIn.at = atSignInGet
 			case storeDown:
-				if s.rec.ticket == 1 {
-					s.families[0].untold |= faultStoreLost
-					s.families[1].untold |= faultStoreLost
+				s.signIn.at, s.signIn.written = atSignInGetOwn, s.rec.ticket == 1
+				if x.m.mutation == withoutOwnWrite {
+					failed(s)
 				}
-				failed(s)
 			}
 		})
 	case atSignInGet:
@@ -114,9 +130,28 @@ func (x *expansion) signIn() {
 				failed(s)
 			}
 		})
+	case atSignInGetOwn:
+		x.get(1, "signIn: get", func(s *modelState, rec modelRecord, a storeAnswer) {
+			switch {
+			case a == storeDone && rec.ticket == 1:
+				s.signIn.at, s.signIn.written = atSignInRevoke, false
+			case a == storeNone:
+				if s.signIn.written {
+					s.families[0].untold |= faultStoreLost
+				}
+				another(s)
+			default:
+				if s.signIn.written {
+					s.families[0].untold |= faultStoreLost
+					s.families[1].unwanted = true
+				}
+				failed(s)
+			}
+		})
 	case atSignInRevoke:
 		s.queue[1].put(s.signIn.previous.refresh)
-		s.signIn.at, s.signIn.previous, s.signIn.done = atEnd, modelRecord{}, true
+		over(&s)
+		s.signIn.done = true
 		x.will(2, "signIn: revoke", s)
 	}
 }

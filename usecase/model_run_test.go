@@ -15,6 +15,7 @@ var modelRuns = []struct {
 }{
 	{"refresh", model{faults: allFaults, strikes: 3, expiries: 1}},
 	{"refresh, reuse window", model{window: openWindow, endsFamily: true, faults: allFaults, strikes: 2, expiries: 1}},
+	{"refresh, reuse window that outlives the exchange", model{window: secondWindow, endsFamily: true, faults: allFaults, strikes: 2, expiries: 1}},
 	{"refresh, long reuse window", model{window: longWindow, endsFamily: true, faults: allFaults, strikes: 2, expiries: 1}},
 	{"sign-out", model{signOut: true, faults: allFaults, strikes: 2, expiries: 1}},
 	{"sign-out, reuse window, cache", model{window: openWindow, endsFamily: true, cache: true, signOut: true, faults: allFaults, strikes: 1, expiries: 1}},
@@ -64,22 +65,26 @@ func thousands(n int) string {
 // fault alone the auth server may see a token twice and end the session.
 func TestModelWhatCostsASession(t *testing.T) {
 	for _, c := range []struct {
-		fault                  modelFaults
-		none, closing, staying bool // by the auth server's window
+		fault                          modelFaults
+		strikes                        uint8
+		none, closing, second, staying bool // by the auth server's window
 	}{
-		{faultCut, false, false, false},
-		{faultStoreFail, false, false, false},
-		{faultStoreLost, false, false, false},
-		{faultCrash, true, true, false},
-		{faultLost, true, true, false},
-		{faultGiveUp, true, true, false},
-		{faultLate, true, true, true},
-		{faultLapse, true, true, true},
+		{faultCut, 2, false, false, false, false},
+		{faultStoreFail, 2, false, false, false, false},
+		{faultStoreLost, 2, false, false, false, false},
+		{faultLost, 1, true, true, false, false},
+		{faultLost, 2, true, true, true, false},
+		{faultCrash, 1, true, true, true, false},
+		{faultCrash, 2, true, true, true, false},
+		{faultGiveUp, 1, true, true, true, false},
+		{faultGiveUp, 2, true, true, true, false},
+		{faultLate, 1, true, true, true, true},
+		{faultLapse, 1, true, true, true, true},
 	} {
-		for w, want := range [...]bool{noWindow: c.none, openWindow: c.closing, longWindow: c.staying} {
-			r := explore(model{window: window(w), faults: c.fault, strikes: 2, expiries: 1, strict: true})
+		for w, want := range [...]bool{noWindow: c.none, openWindow: c.closing, secondWindow: c.second, longWindow: c.staying} {
+			r := explore(model{window: window(w), faults: c.fault, strikes: c.strikes, expiries: 1, strict: true})
 			if got := r.broken == neverTheft; got != want || !got && r.broken != 0 {
-				t.Errorf("fault %#x, window %d: a session is lost: %t, want %t; %v", c.fault, w, got, want, r)
+				t.Errorf("fault %#x %d times, window %d: a session is lost: %t, want %t; %v", c.fault, c.strikes, w, got, want, r)
 			}
 		}
 	}
@@ -115,6 +120,14 @@ func TestModelNoticesWhatIsMissing(t *testing.T) {
 		{"a refusal ends nothing", withoutEndOnRefusal, model{faults: faultLost, strikes: 1}, neverLeft},
 		{"an outage ends the device", withEndOnOutage, model{faults: faultCut, strikes: 1}, neverEnded},
 		{"the refresh ends with the caller who began it", withFlightOfCaller, model{}, neverTheft},
+		{"an answer that was lost is not asked for again", withoutSecondCall, model{window: secondWindow, faults: faultLost, strikes: 1, expiries: 1}, neverTheft},
+		{"the record is not opened again after a flight of another sign-in", withoutSecondOpen, model{signIn: true, expiries: 1}, neverSent},
+		{"a cache is believed that a ticket does not fit", withoutForget, model{signIn: true, cache: true}, neverSent},
+		{"the lease is not given back after an outage", withoutRelease, model{faults: faultCut, strikes: 1}, neverHeld},
+		{"the lease is not given back when the store fails", withoutRelease, model{faults: faultLost | faultStoreFail, strikes: 2}, neverHeld},
+		{"a sign-out whose answer is lost revokes nothing", withoutRevocationOnFailure, model{signOut: true, faults: faultStoreLost, strikes: 1}, neverAlive},
+		{"a sign-in does not know its own write", withoutOwnWrite, model{signIn: true, faults: faultStoreLost, strikes: 1}, neverInUse},
+		{"a sign-in does not know its own write", withoutOwnWrite, model{signIn: true, faults: faultStoreLost, strikes: 1}, neverAlive},
 		{"the ticket is not compared after the wait", withoutTicketCheck, model{signIn: true}, neverOther},
 	} {
 		t.Run(c.what+": "+c.want.String(), func(t *testing.T) {

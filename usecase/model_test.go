@@ -14,7 +14,8 @@ package usecase_test
 // Time is left out: a lease runs out, a reuse window closes and an access token
 // expires at any moment at which that is possible at all. So are the limits that
 // only slow things down: pauses, slots, the breaker. A breaker that lets nobody
-// through is an exchange that does not get through.
+// through, or a slot that does not become free, is an exchange that does not get
+// through.
 
 // modelToken is a refresh token together with the access token that came with
 // it: its family, which is a sign-in, and its generation there. Zero is none.
@@ -81,6 +82,7 @@ type modelFamily struct {
 	expired   uint8       // so many of the access tokens, the oldest
 	astray    modelFaults // why the head is in nobody's hands
 	untold    modelFaults // why nobody is left to have the family revoked
+	unwanted  bool        // somebody has it revoked without knowing whether the record still holds it
 	elsewhere bool        // it belongs to another device
 }
 
@@ -93,8 +95,10 @@ type modelFlight struct {
 	attempt uint8
 	stale   modelToken
 	rec     modelRecord
-	next    modelToken // what the exchange has brought
+	next    modelToken // what the exchange has brought, though its answer may have been lost
 	call    modelCall
+	again   bool        // the answer was lost, and this is the second call
+	tells   modelResult // once the lease is given back
 	expired uint8 // so many access tokens of the stale one's family when it began
 	lapsed  bool  // the lease was lost under it
 	after   bool  // it has the lease that was lost under another
@@ -116,6 +120,9 @@ type modelRequest struct {
 	replica uint8
 	ticket  uint8
 	stale   modelToken // the access token that it found
+
+	again    bool // the flight was of another sign-in, and the record is opened anew
+	rejected bool // it is Rejected, which does not do that
 }
 
 // modelState is everything at one moment. All of it is single bytes, which makes
@@ -132,12 +139,13 @@ type modelState struct {
 	cache    [2]modelRecord // what a replica holds for the record although it is not any more
 
 	signOut struct {
-		at   modelStep
-		went modelToken
+		at         modelStep
+		read, went modelToken
 	}
 	signIn struct {
 		at       modelStep
 		previous modelRecord
+		written  bool // the record is overwritten, and the answer to that was lost
 		done     bool // the browser has the new ticket
 	}
 	reseal struct {
@@ -171,7 +179,8 @@ const (
 	_ modelInvariant = iota
 	// neverTheft: the auth server takes an exchange for theft, and none of these
 	// is the reason:
-	//   - the answer of the exchange that spent the token was lost;
+	//   - the answer of the exchange that spent the token was lost, and it was asked
+	//     for once more in vain;
 	//   - the auth server does an exchange that was given up, now or before;
 	//   - the replica that had the successor died before the store had it;
 	//   - the store did not take the successor for as long as it was offered;
@@ -183,19 +192,33 @@ const (
 	// neverSpent: the record holds a spent token while a replica has the successor
 	// and not the lease, which was not lost under it.
 	neverSpent
-	// neverAlive: all is done, a session is over, and its tokens work on. No
-	// process died that was to revoke them, and no answer of the store or the auth
-	// server was lost that would have brought them.
+	// neverAlive: all is done, a session is over, and its tokens work on. None of
+	// these is the reason:
+	//   - a process died that was to revoke them;
+	//   - their pair went astray, as in neverTheft;
+	//   - the store's answer to the Delete of a sign-out was lost, and the record
+	//     had moved on since the sign-out had read it, so that what it revokes is
+	//     not what has gone;
+	//   - the store's answer to the Overwrite of a second sign-in was lost, and the
+	//     sign-in cannot see that it has happened, because the next Get fails or
+	//     the record has been deleted meanwhile.
 	neverAlive
-	neverInUse  // a family that the record holds is revoked
+	// neverInUse: a family that the record holds is revoked. It happens to one that
+	// is unwanted: the Delete of a sign-out has failed, or the Overwrite of a
+	// second sign-in and the Get after it.
+	neverInUse
 	neverEnded  // a refresh ends a device whose family is alive
 	neverFaulty // a refresh ends a device, and there were gentleFaults alone
 	neverOther  // a ticket gets a token of another sign-in
 	neverStale  // a request gets a token that had expired before its flight began
 	// neverSent: somebody is told to sign in whose ticket opens the device. It can
-	// happen to the ticket of a new sign-in on the same device, where a cache has
-	// not heard of it yet or a flight from before it is joined.
+	// happen to a Rejected alone, which joins a flight from before the sign-in that
+	// its ticket is of.
 	neverSent
+	// neverHeld: a flight ends and keeps its lease, although the store did what it
+	// was last asked. It happens to one that has taken the lease that another lost,
+	// and was overtaken by that other in keep.
+	neverHeld
 	neverStuck // work stands still before it is done
 	neverLoops // work goes on without end
 	neverLeft  // once the faults have stopped, a request gets neither a token that works nor a clean end
@@ -213,6 +236,7 @@ var invariantNames = [...]string{
 	neverOther:  "a ticket gets a token of another sign-in",
 	neverStale:  "an expired token is handed out",
 	neverSent:   "somebody with a good ticket is told to sign in",
+	neverHeld:   "a flight ends and keeps its lease",
 	neverStuck:  "work stands still before it is done",
 	neverLoops:  "work goes on without end",
 	neverLeft:   "a request after all faults gets neither a token nor a clean end",

@@ -73,9 +73,10 @@ func (s *modelState) delete() { s.rec, s.lease = modelRecord{}, ownedByNobody }
 type window uint8
 
 const (
-	noWindow   window = iota
-	openWindow        // closes at some time
-	longWindow        // stays open until the successor is used
+	noWindow     window = iota
+	openWindow          // closes at some time
+	secondWindow        // closes at some time, though not under the exchange that opened it
+	longWindow          // stays open until the successor is used
 )
 
 // exchanged is the auth server's work (accounts.Store.Rotate). unavoidable says
@@ -202,7 +203,7 @@ func (m model) revoked(s *modelState, t modelToken) {
 		return
 	}
 	f.dead = true
-	if s.rec.there && s.rec.refresh.family() == t.family() && f.untold == 0 {
+	if s.rec.there && s.rec.refresh.family() == t.family() && !f.unwanted {
 		s.breaks(neverInUse)
 	}
 }
@@ -221,7 +222,7 @@ func (x *expansion) time() {
 	}
 	for i := range s.families {
 		f := &s.families[i]
-		if f.window && !f.dead && x.m.window == openWindow {
+		if f.window && !f.dead && (x.m.window == openWindow || x.m.window == secondWindow && !s.exchanging(uint8(i))) {
 			s := s
 			s.families[i].window = false
 			x.may(0, "the reuse window closes", s)
@@ -233,6 +234,18 @@ func (x *expansion) time() {
 			x.may(0, "the access token expires", s)
 		}
 	}
+}
+
+// exchanging reports whether the flight that a family's head was given to is
+// still in its exchange.
+func (s *modelState) exchanging(family uint8) bool {
+	head := newModelToken(family, s.families[family].issued-1)
+	for _, f := range s.flights {
+		if (f.at == atExchange || f.at == atExchangeAnswer) && f.next == head {
+			return true
+		}
+	}
+	return false
 }
 
 // lapse ends a lease. It is in the nature of one that its holder has left behind
@@ -319,14 +332,14 @@ func (x *expansion) crash(i uint8) {
 		if s.signOut.went != 0 {
 			s.families[s.signOut.went.family()].untold |= faultCrash
 		}
-		s.signOut.at, s.signOut.went = atEnd, 0
+		s.signOut.at, s.signOut.read, s.signOut.went = atEnd, 0, 0
 	}
 	if signsIn {
 		if s.families[1].issued > 0 {
 			s.families[0].untold |= faultCrash
 			s.families[1].untold |= faultCrash
 		}
-		s.signIn.at, s.signIn.previous = atEnd, modelRecord{}
+		s.signIn.at, s.signIn.previous, s.signIn.written = atEnd, modelRecord{}, false
 	}
 	x.may(i+1, "is killed", s)
 }
