@@ -124,6 +124,9 @@ func (c Config) turn(ctx context.Context, p *process, cookie string) (Turn, erro
 	if err != nil {
 		return Turn{}, err
 	}
+	if got.answered == 0 {
+		return Turn{}, errors.New("the turn is too short: no request was answered")
+	}
 	return newTurn(got, after-before), nil
 }
 
