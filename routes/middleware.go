@@ -171,8 +171,12 @@ func (h *handlers) isOwn(path string) bool {
 	return path == h.Prefix || strings.HasPrefix(path, h.Prefix+"/") || path == "/health/live" || path == "/health/ready"
 }
 
-// own is what every answer of our own paths has in common, the errors included.
+// own is what every answer of our own paths has in common. A group of Fiber's
+// would not do: it goes by the prefix's characters and takes /authors for ours.
 func (h *handlers) own(c *fiber.Ctx) error {
+	if !h.isOwn(c.Path()) {
+		return c.Next()
+	}
 	h.secure(c)
 	setDate(&c.Response().Header, string(fasthttp.AppendHTTPDate(nil, h.Now())))
 	ctx, cancel := context.WithTimeout(c.UserContext(), ownDeadline)

@@ -11,7 +11,6 @@ package routes
 import (
 	"log/slog"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -59,12 +58,12 @@ func New(broker *usecase.Broker, pages *web.Pages, table *upstream.Table, engine
 
 // Mount adds every path to app, whose error handler is to be h.Error.
 func (h *Handlers) Mount(app *fiber.App) {
-	app.Use(h.begin, h.checkOrigin)
+	app.Use(h.begin, h.checkOrigin, h.own)
 
-	app.Get("/health/live", h.own, h.live)
-	app.Get("/health/ready", h.own, h.ready)
+	app.Get("/health/live", h.live)
+	app.Get("/health/ready", h.ready)
 
-	auth := app.Group(h.Prefix, h.own)
+	auth := app.Group(h.Prefix)
 	auth.Get("/login", h.loginPage)
 	auth.Post("/login", h.login)
 	if h.Registration {
@@ -88,21 +87,22 @@ func (h *Handlers) Mount(app *fiber.App) {
 	auth.Post("/devices/:id/sign-out", h.signOutForm)
 
 	auth.Get("/static/:name", h.static)
-	auth.Use(h.noSuchPath)
-
-	app.Use(h.proxy)
+	app.Use(h.noSuchPath, h.proxy)
 }
 
 // Drain makes the readiness check fail, so that whoever balances load sends
 // new requests elsewhere.
 func (h *Handlers) Drain() { h.draining.Store(true) }
 
-// noSuchPath answers what nothing of ours under the prefix has matched, with
-// 405 if it is there for another method. The proxy must never see it.
+// noSuchPath answers what is ours and nothing has matched, with 405 if it is
+// there for another method. The proxy must never see it.
 func (h *handlers) noSuchPath(c *fiber.Ctx) error {
+	if !h.isOwn(c.Path()) {
+		return c.Next()
+	}
 	for _, routes := range c.App().Stack() {
 		for _, r := range routes {
-			if r.Method != c.Method() && strings.HasPrefix(r.Path, h.Prefix+"/") && fiber.RoutePatternMatch(c.Path(), r.Path) {
+			if r.Method != c.Method() && h.isOwn(r.Path) && fiber.RoutePatternMatch(c.Path(), r.Path) {
 				return fiber.ErrMethodNotAllowed
 			}
 		}

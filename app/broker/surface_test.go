@@ -433,6 +433,11 @@ func TestUnknownPathsAndMethodsUnderThePrefixAreOurs(t *testing.T) {
 	s := newStack(t, nil)
 	b := s.browser()
 	b.signIn(email)
+	for _, path := range []string{"/authors", "/auth-x/login", "/auth.css", "/auth;x/login", "/AUTH/login", "/health", "/health/livelihood"} {
+		if a := b.get(path); a.StatusCode != 200 || !strings.Contains(a.body, `"uri":"`+path+`"`) {
+			t.Errorf("GET %s = %d %s, want the upstream's answer", path, a.StatusCode, a.body)
+		}
+	}
 	b.get("/auth/nothing").want(t, 404, "not_found")
 	b.get("/auth").want(t, 404, "not_found")
 	b.do("PUT", "/auth/login", "", asScript).want(t, 405, "method_not_allowed")
