@@ -99,9 +99,9 @@ type modelFlight struct {
 	call    modelCall
 	again   bool        // the answer was lost, and this is the second call
 	tells   modelResult // once the lease is given back
-	expired uint8 // so many access tokens of the stale one's family when it began
-	lapsed  bool  // the lease was lost under it
-	after   bool  // it has the lease that was lost under another
+	expired uint8       // so many access tokens of the stale one's family when it began
+	lapsed  bool        // the lease was lost under it
+	after   bool        // it has the lease that was lost under another
 }
 
 // modelCall is how far an exchange has come.
