@@ -126,12 +126,7 @@ func TestOpenRedisOverTLS(t *testing.T) {
 	dir := t.TempDir()
 	certificates(t, dir)
 	file := func(name string) string { return filepath.Join(dir, name) }
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	_ = l.Close()
+	_, port, _ := net.SplitHostPort(redistest.FreeAddr(t))
 	server := redistest.Standalone(t, "--tls-port", port, "--tls-auth-clients", "yes",
 		"--tls-cert-file", file("server.pem"), "--tls-key-file", file("server.key"), "--tls-ca-cert-file", file("ca.pem"))
 	addr := "127.0.0.1:" + port

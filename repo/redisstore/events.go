@@ -15,7 +15,8 @@ import (
 
 // Events are plain PUBLISH on one channel, in the script that makes the change.
 // A Cluster carries them to all nodes. Redis keeps no message for who is not
-// connected; a subscription that was interrupted says so by a Gap.
+// connected; a subscription that is interrupted says so by a Cut and, when it is
+// over, a Gap.
 
 const (
 	// beatInterval is how often a subscription sends a message to itself, by the
@@ -101,13 +102,14 @@ func (s *Store) Subscribe(ctx context.Context, f func(repo.Event)) error {
 }
 
 // follow hands what comes over the channel to the hub until ctx ends, over one
-// connection after the other. It closes connected with the first that stands and
-// publishes a Gap with every other. Its error means that trying again is no use.
+// connection after the other. It closes connected with the first that stands,
+// publishes a Cut when one breaks and a Gap when the next stands. Its error means
+// that trying again is no use.
 func (s *Store) follow(ctx context.Context, hub *events.Hub, connected chan struct{}) error {
 	pause := firstPause
-	for first := true; ; {
+	for first, heard := true, false; ; {
 		err := s.listen(ctx, hub, func() {
-			pause = firstPause
+			pause, heard = firstPause, true
 			if first {
 				close(connected)
 				first = false
@@ -117,6 +119,10 @@ func (s *Store) follow(ctx context.Context, hub *events.Hub, connected chan stru
 		})
 		if redis.IsPermissionError(err) {
 			return err
+		}
+		if heard {
+			heard = false
+			hub.Publish(repo.Event{Kind: repo.Cut})
 		}
 		if sleep(ctx, pause) != nil {
 			return nil

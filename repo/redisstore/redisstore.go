@@ -22,6 +22,11 @@
 // otherwise. A refreshed token that is lost signs its device out. On disk it is
 // with appendonly yes and appendfsync always; Config.WaitReplicas has it on
 // replicas before the answer.
+//
+// A Cluster should have WaitReplicas set. A record and its index entries lie on
+// different masters there, and one that crashes before its replica knows of an
+// entry leaves a device that works, but that the list of its owner, and so the
+// sign-out from everywhere, does not find.
 package redisstore
 
 import (

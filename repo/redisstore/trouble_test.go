@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -148,6 +149,12 @@ func (h *heard) count(wanted repo.Event) (n int) {
 func (h *heard) hears(t *testing.T, s *Store) {
 	t.Helper()
 	eventually(t, "a Gap", func() bool { return h.count(repo.Event{Kind: repo.Gap}) > 1 })
+	h.mu.Lock()
+	cut, gap := slices.Index(h.events, repo.Event{Kind: repo.Cut}), slices.Index(h.events[1:], repo.Event{Kind: repo.Gap})+1
+	h.mu.Unlock()
+	if cut < 0 || cut > gap {
+		t.Errorf("the first Cut is event %d, the second Gap event %d", cut, gap)
+	}
 	r := device(9999)
 	must(t, s.Create(t.Context(), r))
 	must(t, s.Rename(t.Context(), r.DeviceID, "name"))

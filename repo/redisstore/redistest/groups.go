@@ -32,7 +32,7 @@ func cluster(t testing.TB, replicas int) *Server {
 	s := &Server{}
 	var bus []string
 	for range masters * (1 + replicas) {
-		_, port, _ := net.SplitHostPort(freeAddr(t))
+		_, port, _ := net.SplitHostPort(FreeAddr(t))
 		bus = append(bus, port)
 		s.Nodes = append(s.Nodes, start(t, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0",
 			"--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port", port))

@@ -3,10 +3,12 @@ package redistest
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,7 +42,7 @@ func start(t testing.TB, args ...string) *Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	n := &Node{Addr: freeAddr(t), Socket: filepath.Join(dir, "socket"), Dir: dir}
+	n := &Node{Addr: FreeAddr(t), Socket: filepath.Join(dir, "socket"), Dir: dir}
 	_, port, _ := net.SplitHostPort(n.Addr)
 	n.args = append([]string{
 		"--port", port, "--bind", "127.0.0.1", "--unixsocket", n.Socket,
@@ -55,7 +57,7 @@ func start(t testing.TB, args ...string) *Node {
 func startSentinel(t testing.TB, config string) *Node {
 	t.Helper()
 	dir := t.TempDir()
-	n := &Node{Addr: freeAddr(t), Dir: dir}
+	n := &Node{Addr: FreeAddr(t), Dir: dir}
 	_, port, _ := net.SplitHostPort(n.Addr)
 	path := filepath.Join(dir, "sentinel.conf")
 	config = "port " + port + "\nbind 127.0.0.1\ndir " + dir + "\nlogfile " + filepath.Join(dir, "log") + "\n" + config
@@ -127,15 +129,21 @@ func (n *Node) signal(t testing.TB, s os.Signal) {
 	}
 }
 
-// freeAddr returns an address of loopback on which nobody listens just now.
-func freeAddr(t testing.TB) string {
+// FreeAddr returns an address of loopback on which nobody listens just now. Its
+// port is not one of those that systems give to outgoing connections, so that
+// none takes it before a server does, or while the server is away.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, ephemeral = 10_000, 32_768
+	for range 100 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(ephemeral-first)))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // eventually waits until condition holds.
