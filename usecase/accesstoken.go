@@ -99,6 +99,14 @@ func (b *Broker) Gone(ctx context.Context, id domain.DeviceID) bool {
 // is no sense in asking for one: then the upstream's answer is the answer. The
 // errors are those of AccessToken.
 func (b *Broker) Rejected(ctx context.Context, v Visit, rejected domain.Secret) (s Session, ok bool, err error) {
+	s, ok, err = b.rejected(ctx, v, rejected)
+	if errors.Is(err, errOlderFlight) {
+		s, ok, err = b.rejected(ctx, v, rejected)
+	}
+	return s, ok, err
+}
+
+func (b *Broker) rejected(ctx context.Context, v Visit, rejected domain.Secret) (s Session, ok bool, err error) {
 	rec, ticket, err := b.open(ctx, v.Ticket)
 	if err != nil {
 		return Session{}, false, err
@@ -118,7 +126,7 @@ func (b *Broker) Rejected(ctx context.Context, v Visit, rejected domain.Secret) 
 		// anybody: it would read as "signed out", and nobody is.
 		return Session{}, false, err
 	case !rec.TicketHash.Opens(ticket):
-		return Session{}, false, domain.ErrBadTicket
+		return Session{}, false, errOlderFlight
 	}
 	return Session{Record: rec}, !rec.Tokens.Access.Equal(rejected), nil
 }
@@ -197,6 +205,7 @@ func (b *Broker) endRecord(ctx context.Context, rec domain.Record, why string) {
 		b.logEnd(ctx, rec, why)
 		b.revoke(ctx, went.Tokens)
 	case !errors.Is(err, domain.ErrNotFound) && !errors.Is(err, domain.ErrConflict):
+		b.revoke(ctx, rec.Tokens) // it may have gone, and it is over in any case
 		b.Log.WarnContext(ctx, "removing a record that is over", "device", rec.DeviceID, "error", err)
 	}
 }

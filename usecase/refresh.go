@@ -211,6 +211,7 @@ func (b *Broker) keep(ctx context.Context, rec domain.Record, next domain.Tokens
 			var cur domain.Record
 			if cur, err = b.store.Get(ctx, rec.DeviceID); err == nil {
 				if cur.TicketHash != rec.TicketHash || !cur.Tokens.Refresh.Equal(spent) {
+					b.release(ctx, rec.DeviceID)
 					return b.overtaken(ctx, rec, cur, next), nil
 				}
 				// The record was written anew with the token that we have

@@ -105,6 +105,11 @@ func (b *Broker) admit(ctx context.Context, previous, rec domain.Record) (domain
 			// It was written, and only the answer got lost.
 			b.revoke(ctx, previous.Tokens)
 			return ticket, again, nil
+		case errors.Is(getErr, domain.ErrNotFound) && !errors.Is(err, domain.ErrNotFound) && !errors.Is(err, domain.ErrConflict):
+			// Written perhaps, and signed out since: whoever did that may be
+			// revoking the very pair that we hold.
+			b.revoke(ctx, previous.Tokens)
+			return domain.Ticket{}, rec, storeError("renew the device", err)
 		case errors.Is(getErr, domain.ErrNotFound):
 			previous = domain.Record{}
 		case getErr == nil && errors.Is(err, domain.ErrConflict):
@@ -148,6 +153,7 @@ func (b *Broker) endReplaced(ctx context.Context, previous domain.Record) {
 		b.logEnd(ctx, went, "replaced_by_sign_in")
 		b.revoke(ctx, went.Tokens)
 	case !errors.Is(err, domain.ErrNotFound):
+		b.revoke(ctx, previous.Tokens) // it is not this browser's any more, whether it went or not
 		b.Log.WarnContext(ctx, "ending the device that this sign-in replaces", "device", previous.DeviceID, "error", err)
 	}
 }
