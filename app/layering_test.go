@@ -29,11 +29,12 @@ var layers = map[string][]string{
 // outside says which packages alone may import some that are not ours. The name
 // of a layer does not stand for a layer below it.
 var outside = map[string][]string{
-	"github.com/gofiber/fiber/v2": {"routes", "infra/fiberapp", "app"},
-	"github.com/valyala/fasthttp": {"routes", "infra/fiberapp", "infra/httpguard", "app/bench"},
-	"modernc.org/sqlite":          {"infra/db", "repo/sqlitestore", "app/authserver"},
-	"database/sql":                {"infra/db", "repo/sqlitestore", "app/authserver"},
-	"net/http":                    {"infra", "routes", "app", "app/authserver"},
+	"github.com/gofiber/fiber/v2":  {"routes", "infra/fiberapp", "app"},
+	"github.com/valyala/fasthttp":  {"routes", "infra/fiberapp", "infra/httpguard", "app/bench"},
+	"modernc.org/sqlite":           {"infra/db", "repo/sqlitestore", "app/authserver"},
+	"github.com/redis/go-redis/v9": {"infra/db", "repo/redisstore"},
+	"database/sql":                 {"infra/db", "repo/sqlitestore", "app/authserver"},
+	"net/http":                     {"infra", "routes", "app", "app/authserver"},
 }
 
 type goPackage struct {

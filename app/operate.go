@@ -98,5 +98,5 @@ func (c *devicesMigrateCommand) Run(ctx context.Context, p process) (err error) 
 }
 
 func openStore(ctx context.Context, p process, s settings.Settings, at settings.Store) (repo.Store, error) {
-	return broker.OpenStore(ctx, at, s.SealKeys, logging.New(p.stderr, s.LogFormat == "json", s.LogLevel))
+	return broker.OpenStore(ctx, at, s, logging.New(p.stderr, s.LogFormat == "json", s.LogLevel))
 }

@@ -57,7 +57,7 @@ func Listen(address string) (net.Listener, error) {
 // end.
 func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger) (err error) {
 	defer l.Close()
-	store, err := OpenStore(ctx, s.Store, s.SealKeys, log)
+	store, err := OpenStore(ctx, s.Store, s, log)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -17,20 +18,24 @@ import (
 	"cloakroom/repo/sqlitestore"
 )
 
-// OpenStore opens a store whose tokens are sealed with the first of the keys
-// and opened with any of them. Without keys, which only a store in memory may
-// do, they are kept as they are. The caller closes it.
-func OpenStore(ctx context.Context, at settings.Store, keys []domain.Secret, log *slog.Logger) (repo.Store, error) {
-	if at.Kind == settings.Memory && len(keys) == 0 {
+// OpenStore opens a store whose tokens are sealed with the first of the
+// settings' keys and opened with any of them. Without keys, which only a store
+// in memory may do, they are kept as they are. The store is usable: it was asked.
+// The caller closes it.
+func OpenStore(ctx context.Context, at settings.Store, s settings.Settings, log *slog.Logger) (repo.Store, error) {
+	if at.Kind == settings.Memory && len(s.SealKeys) == 0 {
 		return memstore.New(time.Now), nil
 	}
-	ring, err := keyring(keys)
+	ring, err := keyring(s.SealKeys)
 	if err != nil {
 		return nil, fmt.Errorf("seal-key: %w", err)
 	}
-	store, err := openUnsealed(ctx, at, log)
+	store, err := openUnsealed(ctx, at, s, log)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
+	}
+	if err := store.Ping(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("store: %w", err), store.Close())
 	}
 	return sealstore.New(store, ring, log), nil
 }
@@ -47,7 +52,7 @@ func keyring(texts []domain.Secret) (*seal.Keyring, error) {
 	return seal.NewKeyring(keys...)
 }
 
-func openUnsealed(ctx context.Context, at settings.Store, log *slog.Logger) (repo.Store, error) {
+func openUnsealed(ctx context.Context, at settings.Store, s settings.Settings, log *slog.Logger) (repo.Store, error) {
 	switch at.Kind {
 	case settings.Memory:
 		return memstore.New(time.Now), nil
@@ -65,7 +70,7 @@ func openUnsealed(ctx context.Context, at settings.Store, log *slog.Logger) (rep
 		for _, warning := range r.Warnings {
 			log.WarnContext(ctx, warning)
 		}
-		return redisstore.New(r.Client, redisstore.Config{}), nil
+		return redisstore.New(r.Client, redisstore.Config{WaitReplicas: s.RedisWaitReplicas}), nil
 	}
 	return nil, fmt.Errorf("%s is not a kind of store", at.Kind)
 }
