@@ -322,7 +322,7 @@ func tokensOf(t *testing.T, data string, device domain.DeviceID) []string {
 		t.Fatal(err)
 	}
 	store, err := broker.OpenStore(t.Context(), settings.Store{Kind: settings.SQLite, Path: filepath.Join(data, "cloakroom.db")},
-		[]domain.Secret{domain.NewSecret(kept.SealKey)}, slog.New(slog.DiscardHandler))
+		settings.Settings{SealKeys: []domain.Secret{domain.NewSecret(kept.SealKey)}}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
