@@ -13,7 +13,7 @@ func TestDefaultsAreValid(t *testing.T) {
 	if err := s.Validate(); err != nil {
 		t.Error(err)
 	}
-	if s.AccessTokenLifetime != 15*time.Minute || s.RefreshTokenLifetime != 720*time.Hour || s.ReuseWindow != 10*time.Second || s.Listen != "127.0.0.1:9001" {
+	if s.AccessTokenLifetime != 15*time.Minute || s.RefreshTokenLifetime != 720*time.Hour || s.ReuseWindow != 30*time.Second || s.Listen != "127.0.0.1:9001" {
 		t.Errorf("defaults = %+v", s)
 	}
 	if s.InsecureHashing || len(s.TrustedProxy) != 0 {
