@@ -63,6 +63,9 @@ func Run(ctx context.Context, c Config) (_ Report, err error) {
 	servers := make(map[string]*process)
 	defer func() {
 		for _, p := range servers {
+			p.stdin.Close() // to all, before waiting for any
+		}
+		for _, p := range servers {
 			err = errors.Join(err, p.stop())
 		}
 	}()
