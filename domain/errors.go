@@ -26,10 +26,11 @@ var (
 	// ErrNoTicket: the request carries no ticket.
 	ErrNoTicket = errors.New("no ticket")
 	// ErrBadTicket: the ticket opens no device: it is malformed, its device is
-	// unknown or over, or its secret is wrong. The cookie can go.
+	// unknown or gone, or its secret is wrong. The browser may hold a newer one
+	// by the time it hears of it.
 	ErrBadTicket = errors.New("ticket opens no device")
-	// ErrSignedOut: the device was there and ended while this request ran, by
-	// time, by a refusal of the auth server or by somebody's hand. The cookie can go.
+	// ErrSignedOut: this request has found that the device is over, by time or
+	// by a refusal of the auth server, and has ended it. The cookie can go.
 	ErrSignedOut = errors.New("device is signed out")
 	// ErrStore: the store could not be asked. Nothing is known, nothing may be cleared.
 	ErrStore = errors.New("store unavailable")

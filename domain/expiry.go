@@ -154,7 +154,7 @@ const (
 
 // EndsAt returns when the record ends if nothing more is heard of the device:
 // the earliest of the idle timeout, the absolute lifetime and the expiry of the
-// token that lives longest.
+// refresh token, or of the access token if there is no other.
 func (l Lifetimes) EndsAt(r Record) time.Time {
 	end, _ := l.end(r)
 	return end

@@ -184,7 +184,6 @@ func (h *handlers) session(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	h.renewCookie(c, v, s)
 	r := s.Record
 	return c.JSON(sessionAnswer{
 		Issuer: r.Owner.Issuer, Subject: r.Owner.Subject, Email: r.Email, EmailVerified: r.EmailVerified,

@@ -80,24 +80,15 @@ func (h *handlers) visit(c *fiber.Ctx) (usecase.Visit, error) {
 	return usecase.Visit{Ticket: ticket, IP: h.clientIP(c).String()}, err
 }
 
-// setCookie hands the ticket to the browser. A persistent one ends with the
-// record as it stands; renewCookie moves it along when the record's end moves.
+// setCookie hands the ticket to the browser. A persistent one lasts for as long
+// as the sign-in possibly can. The record may end before it, and then the ticket
+// opens nothing; if it went the other way, a device in use would be signed out.
 func (h *handlers) setCookie(c *fiber.Ctx, ticket string, r domain.Record) {
 	maxAge := 0
 	if r.Persistent {
-		maxAge = max(1, int(r.ExpiresAt.Sub(h.Now())/time.Second))
+		maxAge = int(h.AbsoluteLifetime / time.Second)
 	}
 	h.writeCookie(c, ticket, maxAge)
-}
-
-// renewCookie gives a persistent cookie the record's new end, in the moment in
-// which the visit was noted. The ticket stays the same. An answer that sets a
-// cookie may be kept by nobody, so only answers that are a page, or our own,
-// carry it, never some image that a cache holds.
-func (h *handlers) renewCookie(c *fiber.Ctx, v usecase.Visit, s usecase.Session) {
-	if s.Touched && s.Record.Persistent {
-		h.setCookie(c, v.Ticket, s.Record)
-	}
 }
 
 // clearCookie takes the cookie from the browser.

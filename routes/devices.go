@@ -49,7 +49,6 @@ func (h *handlers) me(c *fiber.Ctx) (domain.Record, error) {
 	if err != nil {
 		return domain.Record{}, err
 	}
-	h.renewCookie(c, v, s)
 	return s.Record, nil
 }
 

@@ -44,7 +44,7 @@ type answer struct {
 	detail string // a sentence for people
 	retry  time.Duration
 	login  bool // signing in helps
-	clear  bool // the cookie is known to be worthless
+	clear  bool // this very request has seen the device end
 }
 
 // answerTo is the one place where outcomes become statuses. Anything that it
@@ -63,7 +63,7 @@ func answerTo(err error) answer {
 	case errors.Is(err, domain.ErrNoTicket):
 		return answer{status: 401, code: "sign_in_required", detail: "Sign in first.", login: true}
 	case errors.Is(err, domain.ErrBadTicket):
-		return answer{status: 401, code: "sign_in_required", detail: "This device is not signed in any more.", login: true, clear: true}
+		return answer{status: 401, code: "sign_in_required", detail: "This device is not signed in any more.", login: true}
 	case errors.Is(err, domain.ErrSignedOut):
 		return answer{status: 401, code: "signed_out", detail: "This device has just been signed out.", login: true, clear: true}
 	case errors.As(err, &refused):
@@ -157,10 +157,10 @@ func (h *handlers) write(c *fiber.Ctx, a answer) error {
 		// request.
 		c.Context().SetConnectionClose()
 	}
-	if a.clear && (page || h.isOwn(c.Path()) || a.code == "signed_out") {
-		// A late answer to some script must not take the cookie of a sign-in
-		// that went through meanwhile, so scripts keep theirs unless this very
-		// request has seen the device end.
+	if a.clear {
+		// Only then: a late answer to some other request must not take the
+		// cookie of a sign-in that went through meanwhile. A dead ticket does
+		// no harm, and the login page clears it.
 		h.clearCookie(c)
 	}
 	if a.retry > 0 {

@@ -239,7 +239,7 @@ func (x *exchange) fail(c *fiber.Ctx, err error) error {
 	case cut == nil && why == nil:
 		return err
 	case errors.Is(why, errDeviceEnded):
-		return domain.ErrSignedOut
+		return domain.ErrBadTicket
 	case cut != nil && x.guard != nil && x.guard.Refusal() != nil:
 		return fiber.NewError(x.guard.Refusal().Status)
 	case errors.Is(cut, os.ErrDeadlineExceeded):

@@ -21,9 +21,6 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, v usecase.Visit, r reply) err
 	out := c.Response()
 	out.SetStatusCode(r.Status)
 	h.passHeader(&out.Header, r.Response)
-	if r.page {
-		h.renewCookie(c, v, r.session)
-	}
 	if x.body.unread() {
 		// The answer came before the body's end. What is still to come must
 		// not be taken for the next request.

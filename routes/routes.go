@@ -31,8 +31,11 @@ type Config struct {
 	SecureCookie   bool           // browsers reach us over TLS
 	SameSiteStrict bool           // SameSite=Strict instead of Lax
 	Registration   bool           // the auth server registers people
-	Now            func() time.Time
-	Log            *slog.Logger
+	// AbsoluteLifetime is how long a sign-in can last: needed, for the cookie
+	// of those who want to be remembered.
+	AbsoluteLifetime time.Duration
+	Now              func() time.Time
+	Log              *slog.Logger
 }
 
 // Handlers is the surface, ready to be mounted.

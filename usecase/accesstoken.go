@@ -19,9 +19,6 @@ type Visit struct {
 // Session is a device whose ticket was shown.
 type Session struct {
 	Record domain.Record
-	// Touched says that this visit was noted in the store, which happens once
-	// in a while. It is the moment to give a persistent cookie its new end.
-	Touched bool
 }
 
 // touchIdleFraction keeps the note of a visit well ahead of the idle timeout.
@@ -141,7 +138,7 @@ func (b *Broker) refreshed(ctx context.Context, rec domain.Record, ticket domain
 			return domain.Record{}, errOlderFlight
 		}
 		return next, nil
-	case errors.Is(err, domain.ErrSignedOut):
+	case errors.Is(err, domain.ErrSignedOut), errors.Is(err, domain.ErrBadTicket):
 		return domain.Record{}, err
 	case b.Lifetimes.AccessAlive(rec.Tokens, b.now()):
 		return rec, nil
@@ -191,9 +188,8 @@ func (b *Broker) touch(ctx context.Context, rec domain.Record, v Visit) Session 
 	rec.ExpiresAt = b.Lifetimes.EndsAt(rec)
 	if err := b.store.Touch(ctx, rec.DeviceID, domain.Seen{At: now, IP: v.IP, ExpiresAt: rec.ExpiresAt}); err != nil {
 		b.Log.WarnContext(ctx, "noting that a device was seen", "device", rec.DeviceID, "error", err)
-		return Session{Record: rec}
 	}
-	return Session{Record: rec, Touched: true}
+	return Session{Record: rec}
 }
 
 // endRecord removes a record that time has ended, as it was read: a sign-in or

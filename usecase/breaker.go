@@ -47,11 +47,12 @@ func (b *breaker) allow(now time.Time) error {
 }
 
 // done takes the outcome of a call. A refusal is an answer, so it counts as
-// success.
+// success, whomever it is about: one device that the auth server dislikes must
+// not stop the refreshes of all.
 func (b *breaker) done(now time.Time, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !errors.Is(err, domain.ErrAuthUnavailable) && !errors.Is(err, domain.ErrAuthMisconfigured) {
+	if !errors.Is(err, domain.ErrAuthUnavailable) {
 		b.failures, b.last = 0, nil
 		return
 	}

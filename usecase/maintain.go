@@ -101,6 +101,10 @@ type Migrated struct {
 // Changed reports whether the target was not equal to the source before.
 func (m Migrated) Changed() bool { return m.Copied+m.Updated+m.Removed > 0 }
 
+// ErrNothingToCopy is a Migrate from a store that has no records, into one that
+// would lose all of its own by it. Most likely the source is not the one meant.
+var ErrNothingToCopy = errors.New("the source store has no devices")
+
 // ErrNotEmpty is a Migrate into a store that has records already.
 var ErrNotEmpty = errors.New("the target store has devices already")
 
@@ -158,6 +162,9 @@ func Migrate(ctx context.Context, source, target maintained, again bool) (Migrat
 	})
 	if err != nil || !again {
 		return out, err
+	}
+	if out == (Migrated{}) {
+		return out, ErrNothingToCopy
 	}
 	return out, each(ctx, target, func(r domain.Record) error {
 		_, err := source.Get(ctx, r.DeviceID)

@@ -100,6 +100,9 @@ func TestMigrateTwiceFollowsTheSource(t *testing.T) {
 	v2, second := w.signIn(b, email, "")
 	target := memstore.New(w.clock.Now)
 
+	if _, err := usecase.Migrate(t.Context(), memstore.New(w.clock.Now), w.store, true); !errors.Is(err, usecase.ErrNothingToCopy) {
+		t.Errorf("Migrate from an empty store = %v, want ErrNothingToCopy", err)
+	}
 	got, err := usecase.Migrate(t.Context(), w.store, target, false)
 	if err != nil || got != (usecase.Migrated{Copied: 2}) {
 		t.Fatalf("Migrate = %+v, %v, want 2 copied", got, err)

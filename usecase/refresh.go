@@ -30,7 +30,8 @@ const (
 // exactly once however many ask: in this process by the flight, across replicas
 // by the lease in the record. It returns the record with a token that works.
 //
-//	domain.ErrSignedOut          the device is over, or went meanwhile
+//	domain.ErrSignedOut          the device is over: by time, or refused for good
+//	domain.ErrBadTicket          it was signed out meanwhile
 //	domain.ErrAuthUnavailable    try later; the record is kept
 //	domain.ErrAuthMisconfigured  an operator is needed; the record is kept
 //	domain.ErrStore              the store could not be asked
@@ -44,6 +45,10 @@ func (b *Broker) refresh(ctx context.Context, id domain.DeviceID, stale domain.S
 		return b.refreshOnce(ctx, id, stale)
 	})
 }
+
+// errGoneMeanwhile: somebody else has ended the device. What the browser holds
+// by now may be the ticket of a later sign-in.
+var errGoneMeanwhile = fmt.Errorf("%w: it was signed out meanwhile", domain.ErrBadTicket)
 
 // refreshBehind begins a refresh that nobody waits for, unless one is running
 // or all slots are taken by requests that do wait.
@@ -106,7 +111,7 @@ func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain
 		rec, err := b.store.TakeLease(ctx, id, b.replica, b.leaseTTL())
 		switch {
 		case errors.Is(err, domain.ErrNotFound):
-			return domain.Record{}, false, domain.ErrSignedOut
+			return domain.Record{}, false, errGoneMeanwhile
 		case errors.Is(err, domain.ErrLeaseHeld):
 			if b.fresh(rec, stale) {
 				return rec, false, nil
@@ -223,7 +228,7 @@ func (b *Broker) keep(ctx context.Context, rec domain.Record, next domain.Tokens
 		if errors.Is(err, domain.ErrNotFound) {
 			// Signed out meanwhile, and sign-out wins. The pair must not live on.
 			b.revoke(ctx, next)
-			return domain.Record{}, domain.ErrSignedOut
+			return domain.Record{}, errGoneMeanwhile
 		}
 		b.Log.WarnContext(ctx, "storing refreshed tokens, trying again", "device", rec.DeviceID, "error", err)
 		if sleep(ctx, pause) != nil {
@@ -270,7 +275,7 @@ func (b *Broker) refused(ctx context.Context, rec domain.Record, stale domain.Se
 	cur, err = b.store.Get(ctx, rec.DeviceID)
 	switch {
 	case errors.Is(err, domain.ErrNotFound):
-		return domain.Record{}, false, domain.ErrSignedOut
+		return domain.Record{}, false, errGoneMeanwhile
 	case err != nil:
 		b.release(ctx, rec.DeviceID)
 		return domain.Record{}, false, storeError("read the record again", err)

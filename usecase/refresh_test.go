@@ -267,8 +267,8 @@ func TestSignOutDuringRefreshWins(t *testing.T) {
 		t.Fatal(err)
 	}
 	gate.Open()
-	if err := <-result; !errors.Is(err, domain.ErrSignedOut) {
-		t.Errorf("AccessToken = %v, want ErrSignedOut", err)
+	if err := <-result; !errors.Is(err, domain.ErrBadTicket) {
+		t.Errorf("AccessToken = %v, want ErrBadTicket", err)
 	}
 	if !w.gone(rec.DeviceID) {
 		t.Error("the refresh brought the device back")

@@ -89,7 +89,11 @@ func (b *Broker) drainRevocations(ctx context.Context) {
 func (b *Broker) revokeNow(ctx context.Context, t domain.Tokens) bool {
 	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
 	defer cancel()
-	err := b.auth.Revoke(ctx, t.Refresh, t.Access)
+	access := t.Access
+	if !b.Lifetimes.AccessAlive(t, b.now()) {
+		access = domain.Secret{} // a server that checks it would refuse the call for it
+	}
+	err := b.auth.Revoke(ctx, t.Refresh, access)
 	if err != nil {
 		b.Log.WarnContext(ctx, "revoking tokens at the auth server", "error", err)
 	}

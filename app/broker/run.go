@@ -95,9 +95,15 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(behind) })
-	defer func() { stopBehind(); running.Wait() }()
-
-	return serveHTTP(ctx, l, s, log, b, store)
+	err = serveHTTP(ctx, l, s, log, b, store)
+	// The work behind ends first, so that what it gives back is drained too.
+	stopBehind()
+	running.Wait()
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownGrace)
+	defer cancel()
+	b.Drain(drain)
+	log.InfoContext(ctx, "stopped")
+	return err
 }
 
 // serveHTTP puts the surface over b and serves it until ctx ends and what was
@@ -141,8 +147,6 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	if err := app.ShutdownWithContext(grace); err != nil {
 		log.WarnContext(ctx, "some requests were cut off", "error", err)
 	}
-	b.Drain(grace)
-	log.InfoContext(ctx, "stopped")
 	return nil
 }
 
@@ -183,8 +187,10 @@ func surface(s settings.Settings, log *slog.Logger) routes.Config {
 		TrustedProxies: s.TrustedProxies,
 		SameSiteStrict: strings.EqualFold(s.CookieSameSite, "strict"),
 		Registration:   s.AuthRegisterPath != "",
-		Now:            time.Now,
-		Log:            log,
+
+		AbsoluteLifetime: s.AbsoluteLifetime,
+		Now:              time.Now,
+		Log:              log,
 	}
 	if s.PublicURL != nil {
 		c.PublicOrigin = s.PublicURL.Scheme + "://" + s.PublicURL.Host

@@ -25,6 +25,7 @@ type call struct {
 	fields map[string]domain.Secret
 	bearer domain.Secret // may be empty
 	ip     string        // the browser's, may be empty
+	people bool          // sign-in or registration
 }
 
 // answer is what came back, read to its end.
@@ -52,7 +53,11 @@ func (c *Client) post(ctx context.Context, q call) (answer, error) {
 	}
 	// RoundTrip and not Client.Do, which would follow redirects: one of them
 	// would carry a password to wherever it points.
-	resp, err := c.transport.RoundTrip(req)
+	transport := c.tokens
+	if q.people {
+		transport = c.people
+	}
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return answer{}, unreachable(ctx, q.op, err)
 	}

@@ -46,7 +46,7 @@ type Config struct {
 	IDTokenAnswer          string // id_token
 
 	Timeout  time.Duration    // of one call, from waiting for a connection to the answer's last byte: 10 s
-	MaxConns int              // connections at once: 32; a call beyond waits, within its timeout
+	MaxConns int              // connections at once, for sign-ins and for refreshes each: 32; a call beyond waits, within its timeout
 	Now      func() time.Time // time.Now; turns a Retry-After date into a duration
 }
 
@@ -66,8 +66,12 @@ const (
 
 // Client asks one auth server. It is safe for concurrent use.
 type Client struct {
-	cfg       Config
-	transport *http.Transport
+	cfg Config
+
+	// Anybody can make us sign in, with whatever password. That must take no
+	// connection from those whose tokens are due.
+	people *http.Transport // sign-in and registration
+	tokens *http.Transport // refresh and revocation
 }
 
 // New makes a client. It opens no connection yet.
@@ -100,27 +104,34 @@ func New(cfg Config) *Client {
 		cfg.Now = time.Now
 	}
 
-	// HTTP/1.1 alone, so that connections bound the calls at once and so that
-	// nothing is sent twice: this transport repeats a POST only if not a byte
-	// of it was written. No proxy is taken from the environment, because tokens
-	// and passwords would go through it unasked.
+	return &Client{cfg: cfg, people: newTransport(cfg.MaxConns), tokens: newTransport(cfg.MaxConns)}
+}
+
+// newTransport bounds the calls at once by its connections. It speaks HTTP/1.1
+// alone, for that reason and so that nothing is sent twice: it repeats a POST
+// only if not a byte of it was written. No proxy is taken from the environment,
+// because tokens and passwords would go through it unasked.
+func newTransport(conns int) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	return &Client{cfg: cfg, transport: &http.Transport{
+	return &http.Transport{
 		Protocols:              protocols,
 		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:    dialTimeout,
 		DisableCompression:     true,
-		MaxConnsPerHost:        cfg.MaxConns,
-		MaxIdleConns:           cfg.MaxConns,
-		MaxIdleConnsPerHost:    cfg.MaxConns,
+		MaxConnsPerHost:        conns,
+		MaxIdleConns:           conns,
+		MaxIdleConnsPerHost:    conns,
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxAnswerHeader,
-	}}
+	}
 }
 
 // Close closes the connections that are idle. Calls that are under way go on.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.people.CloseIdleConnections()
+	c.tokens.CloseIdleConnections()
+}
 
 // Register makes an account. It signs nobody in. The answers are those of
 // SignIn, and domain.ErrNoRegistration if there is no RegisterPath.
@@ -130,7 +141,7 @@ func (c *Client) Register(ctx context.Context, r domain.Credentials) error {
 	}
 	a, err := c.post(ctx, call{
 		op: "register", path: c.cfg.RegisterPath, form: c.cfg.Form,
-		fields: c.credentials(r), ip: r.IP,
+		fields: c.credentials(r), ip: r.IP, people: true,
 	})
 	switch {
 	case err != nil:
@@ -154,7 +165,7 @@ func (c *Client) Register(ctx context.Context, r domain.Credentials) error {
 func (c *Client) SignIn(ctx context.Context, r domain.Credentials) (domain.Identity, domain.Grant, error) {
 	a, err := c.post(ctx, call{
 		op: "sign-in", path: c.cfg.LoginPath, form: c.cfg.Form || c.cfg.LoginForm,
-		fields: c.credentials(r), ip: r.IP,
+		fields: c.credentials(r), ip: r.IP, people: true,
 	})
 	if err != nil {
 		return domain.Identity{}, domain.Grant{}, err

@@ -6,7 +6,7 @@ import "testing"
 // cannot be tried out: the standard library reads the environment once and
 // never takes a proxy to loopback addresses.
 func TestNoProxyIsTakenFromTheEnvironment(t *testing.T) {
-	if New(Config{}).transport.Proxy != nil {
+	if New(Config{}).tokens.Proxy != nil {
 		t.Error("the transport asks for a proxy")
 	}
 }

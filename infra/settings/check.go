@@ -28,6 +28,10 @@ func checkAddress(s Settings, l *schema.Loaded) {
 	case !l.Valid("prefix"):
 	case s.Prefix == "/":
 		l.Rejectf("%s: leaves no path to the routes; give one below it, for example /auth", l.Where("prefix"))
+	case strings.ContainsFunc(s.Prefix, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("/._-~", r))
+	}):
+		l.Rejectf("%s: has characters beside letters, digits and . _ - ~, which mean something else in a path's pattern; give a plain one, for example /auth", l.Where("prefix"))
 	case under(s.Prefix, healthPath):
 		l.Rejectf("%s: is below %s, where health is told; give another path, for example /auth", l.Where("prefix"), healthPath)
 	}

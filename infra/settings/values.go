@@ -50,13 +50,12 @@ func (r Route) String() string {
 const (
 	SQLite = "sqlite"
 	Redis  = "redis"
-	Mongo  = "mongodb"
 	Memory = "memory"
 )
 
 // Store says where devices are kept.
 type Store struct {
-	Kind string        // SQLite, Redis, Mongo or Memory
+	Kind string        // SQLite, Redis or Memory
 	Path string        // of SQLite's file
 	URL  domain.Secret // of a server, with its password; package db reads it
 }
@@ -65,14 +64,15 @@ type Store struct {
 // or the URL of a server.
 func (s *Store) UnmarshalText(text []byte) error {
 	scheme, rest, _ := strings.Cut(string(text), ":")
-	if kind, _, _ := strings.Cut(scheme, "+"); kind == Redis || kind == "rediss" || kind == "unix" || kind == Mongo {
+	// Redis may be reached over TLS or a Unix socket as well.
+	if kind, _, _ := strings.Cut(scheme, "+"); kind == Redis || kind == "rediss" || kind == "unix" {
 		if !strings.HasPrefix(rest, "//") || len(rest) == 2 {
-			return errors.New("names no server; write for example redis://127.0.0.1:6379 or mongodb://127.0.0.1:27017/cloakroom")
+			return errors.New("names no server; write for example redis://127.0.0.1:6379")
 		}
-		if kind != Mongo {
-			kind = Redis // over TLS or a Unix socket as well
+		if i := strings.IndexAny(rest, "?#"); i >= 0 && strings.Contains(rest[i:], "@") {
+			return errors.New("has a ? or # before an @; in a password write ? as %3F and # as %23")
 		}
-		*s = Store{Kind: kind, URL: domain.NewSecret(string(text))}
+		*s = Store{Kind: Redis, URL: domain.NewSecret(string(text))}
 		return nil
 	}
 	rest = strings.TrimPrefix(rest, "//")
@@ -82,7 +82,7 @@ func (s *Store) UnmarshalText(text []byte) error {
 	case scheme == Memory:
 		return errors.New("has something after memory:; take it out")
 	case scheme != SQLite:
-		return errors.New("is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379, mongodb://host:27017/cloakroom or memory: for trials")
+		return errors.New("is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379 or memory: for trials")
 	case rest == "" || strings.HasSuffix(rest, "/"):
 		return errors.New("names no file; write for example sqlite://data/cloakroom.db")
 	case strings.ContainsAny(rest, "?#%:\x00"):

@@ -13,7 +13,7 @@ import (
 
 // pollInterval is how late another process's events may come. A poll is one
 // statement that reads a counter in shared memory, a few microseconds.
-const pollInterval = 20 * time.Millisecond
+const pollInterval = 50 * time.Millisecond
 
 // feed reads the event table and publishes what is new: after each commit of
 // this process at once, and after those of others when a poll shows that there
