@@ -67,7 +67,7 @@ func splitCookies(header, name string) (ticket, rest string, err error) {
 		kept.WriteString(pair)
 	}
 	rest = kept.String()
-	if ticket != "" && strings.Contains(rest, ticket) {
+	if _, err := domain.ParseTicket(ticket); err == nil && strings.Contains(rest, ticket) {
 		// Some other cookie's value repeats the ticket; it must not get out.
 		return "", "", errTwoTickets
 	}

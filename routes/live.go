@@ -82,8 +82,7 @@ func (l *live) devices() []domain.DeviceID {
 func (h *Handlers) DeviceEnded(id domain.DeviceID) { h.underway.cut(id) }
 
 // Recheck cuts what devices have under way that are gone. It is called when the
-// store may have missed telling so. An error of the store cuts nobody: the next
-// recheck follows.
+// store may have missed telling so. An error of the store cuts nobody.
 func (h *Handlers) Recheck(ctx context.Context) {
 	for _, id := range h.underway.devices() {
 		if h.broker.Gone(ctx, id) {

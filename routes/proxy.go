@@ -119,7 +119,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 	if !ok || !x.body.sendAgain(out) {
 		return r, nil // the upstream's 401 is the answer
 	}
-	finish(r.Body)
+	finish(r.Response)
 	setBearer(out, session.Record.Tokens.Access)
 	if r.Response, err = h.engine.Do(x.ctx, out); err != nil {
 		return reply{}, err
@@ -164,11 +164,13 @@ func setBearer(r *upstream.Request, token domain.Secret) {
 	}
 }
 
-// finish reads what little is left of an answer that nobody wants, so that its
+// finish reads an answer that nobody wants, if it is a small one, so that its
 // connection can be used again.
-func finish(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, 4<<10)
-	body.Close()
+func finish(r *upstream.Response) {
+	if 0 <= r.Length && r.Length <= 4<<10 {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+	r.Body.Close()
 }
 
 // exchange is one request with its answer on their way through the proxy, and

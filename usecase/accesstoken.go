@@ -87,6 +87,9 @@ func (b *Broker) withAccessToken(ctx context.Context, v Visit) (domain.Record, e
 // Gone reports whether a device is known to be there no more. That the store
 // cannot be asked is not known.
 func (b *Broker) Gone(ctx context.Context, id domain.DeviceID) bool {
+	if cache, ok := b.store.(forgetful); ok {
+		cache.Forget(id)
+	}
 	_, err := b.store.Get(ctx, id)
 	return errors.Is(err, domain.ErrNotFound)
 }

@@ -61,6 +61,13 @@ func (b *breaker) done(now time.Time, err error) {
 	b.probe = now.Add(breakerPause)
 }
 
+// open reports whether calls are held back.
+func (b *breaker) open() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failures >= breakerFailures
+}
+
 func (b *breaker) lastFailure() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

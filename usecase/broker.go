@@ -120,7 +120,7 @@ func (b *Broker) Drain(ctx context.Context) {
 // Health is what the broker can tell about its surroundings.
 type Health struct {
 	Store error // nil if it can be reached
-	Auth  error // the last failure, nil as soon as a call went well
+	Auth  error // the last failure of a refresh, nil as soon as one was answered
 }
 
 // Health asks the store and remembers the auth server.

@@ -53,7 +53,7 @@ var errGoneMeanwhile = fmt.Errorf("%w: it was signed out meanwhile", domain.ErrB
 // refreshBehind begins a refresh that nobody waits for, unless one is running
 // or all slots are taken by requests that do wait.
 func (b *Broker) refreshBehind(ctx context.Context, id domain.DeviceID, stale domain.Secret) {
-	if len(b.slots) == cap(b.slots) || b.breaker.lastFailure() != nil {
+	if len(b.slots) == cap(b.slots) || b.breaker.open() {
 		return
 	}
 	b.flights.begin(ctx, id, func(ctx context.Context) (domain.Record, error) {
@@ -204,6 +204,10 @@ func (b *Broker) renewLease(ctx context.Context, id domain.DeviceID) (stop func(
 // refresh token that still works, so a store that fails is asked again until it
 // takes the pair or says that it will never.
 func (b *Broker) keep(ctx context.Context, rec domain.Record, next domain.Tokens) (domain.Record, error) {
+	// A time of its own: whatever was spent on waiting and calling, the pair
+	// has all of this to be stored.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeRetry)
+	defer cancel()
 	stop := b.renewLease(ctx, rec.DeviceID)
 	defer stop()
 	spent := rec.Tokens.Refresh

@@ -132,7 +132,7 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
 	log.InfoContext(ctx, "broker listens", "address", l.Addr().String(), "store", s.Store.Kind)
 	if s.Store.Kind == settings.SQLite || s.Store.Kind == settings.Memory {
-		log.InfoContext(ctx, "this store serves one host; replicas on several need Redis or MongoDB")
+		log.InfoContext(ctx, "this store serves one host; replicas on several need Redis")
 	}
 
 	select {
@@ -156,13 +156,15 @@ const resubscribeAfter = 100 * time.Millisecond
 // hearEnds cuts what a device has under way as soon as the store tells that it
 // was signed out, here or on another replica, until ctx ends.
 func hearEnds(ctx context.Context, store repo.Store, h *routes.Handlers) {
+	var rechecks sync.WaitGroup
+	defer rechecks.Wait()
 	for ctx.Err() == nil {
 		_ = store.Subscribe(ctx, func(e repo.Event) {
 			switch e.Kind {
 			case repo.Ended:
 				h.DeviceEnded(e.DeviceID)
 			case repo.Gap:
-				h.Recheck(ctx)
+				rechecks.Go(func() { h.Recheck(ctx) }) // not here, where it would hold up events
 			}
 		})
 		select {

@@ -141,9 +141,11 @@ func Run(ctx context.Context, s Settings, out io.Writer, log *slog.Logger) (err 
 		}
 	})
 	err = broker.Serve(inner, front, brokerSettings, log.With("service", "broker"))
+	cause := context.Cause(inner)
+	stopInner(nil)
 	stopOuter(nil)
 	needed.Wait()
-	if cause := context.Cause(inner); err == nil && ctx.Err() == nil && cause != nil {
+	if err == nil && ctx.Err() == nil && cause != nil {
 		err = cause
 	}
 	return err
