@@ -94,7 +94,9 @@ type reply struct {
 // another one and then once more, provided that the request's body can be had
 // again.
 func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies string, to upstream.Destination) (reply, error) {
-	session, err := h.broker.AccessToken(x.ctx, v)
+	// Not under the context that ends with the device: if it is this request's
+	// refresh that is refused, the person is to be told so.
+	session, err := h.broker.AccessToken(x.client, v)
 	if err != nil {
 		return reply{}, err
 	}
@@ -112,7 +114,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 		return r, nil
 	}
 
-	session, ok, err := h.broker.Rejected(x.ctx, v, session.Record.Tokens.Access)
+	session, ok, err := h.broker.Rejected(x.client, v, session.Record.Tokens.Access)
 	if err != nil {
 		return reply{}, err
 	}
@@ -176,11 +178,13 @@ func finish(r *upstream.Response) {
 // exchange is one request with its answer on their way through the proxy, and
 // everything that has to be given back when it is over.
 type exchange struct {
-	ctx    context.Context // ends with the client's connection, or with the device
+	client context.Context // ends with the client's connection
+	leave  context.CancelCauseFunc
+	ctx    context.Context // ends with that, or with the device
 	cancel context.CancelCauseFunc
 	live   *live
 	device domain.DeviceID // whose ticket the request carries, zero if it has none
-	client net.Conn
+	conn   net.Conn
 	guard  *httpguard.Conn // nil if the client's connection is not guarded
 	body   *upload         // nil if the request has none
 	answer io.Closer       // the upstream's, nil as long as there is none
@@ -190,9 +194,10 @@ type exchange struct {
 // newExchange begins to watch the client and the device: if the one hangs up or
 // the other is signed out, the work for it stops.
 func (h *handlers) newExchange(c *fiber.Ctx, v usecase.Visit) *exchange {
-	x := &exchange{client: c.Context().Conn(), live: &h.underway}
-	x.ctx, x.cancel = context.WithCancelCause(c.UserContext())
-	if guard, ok := httpguard.Of(x.client); ok {
+	x := &exchange{conn: c.Context().Conn(), live: &h.underway}
+	x.client, x.leave = context.WithCancelCause(c.UserContext())
+	x.ctx, x.cancel = context.WithCancelCause(x.client)
+	if guard, ok := httpguard.Of(x.conn); ok {
 		x.guard = guard
 		if !guard.OnGone(x.hangUp) {
 			x.hangUp()
@@ -205,7 +210,7 @@ func (h *handlers) newExchange(c *fiber.Ctx, v usecase.Visit) *exchange {
 	return x
 }
 
-func (x *exchange) hangUp() { x.cut(errClientGone) }
+func (x *exchange) hangUp() { x.leave(errClientGone) }
 
 // cut stops what is under way.
 func (x *exchange) cut(why error) { x.cancel(why) }
@@ -224,10 +229,11 @@ func (x *exchange) end() {
 			x.answer.Close()
 		}
 		x.cancel(nil)
+		x.leave(nil)
 		if !x.device.IsZero() {
 			x.live.remove(x.device, x)
 		}
-		x.body.detach(x.client)
+		x.body.detach(x.conn)
 	})
 }
 
@@ -238,7 +244,7 @@ func (x *exchange) fail(c *fiber.Ctx, err error) error {
 	why := x.cause()
 	x.end()
 	switch cut := x.body.failure(); {
-	case cut == nil && why == nil:
+	case cut == nil && (why == nil || errors.Is(err, domain.ErrSignedOut)):
 		return err
 	case errors.Is(why, errDeviceEnded):
 		return domain.ErrBadTicket

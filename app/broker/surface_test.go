@@ -359,7 +359,8 @@ func TestFormsWorkWithoutScript(t *testing.T) {
 // TestCookieIsClearedOnlyWhenItIsKnownToBeWorthless holds pitfall 4 and the
 // rule about late answers.
 func TestCookieIsClearedOnlyWhenItIsKnownToBeWorthless(t *testing.T) {
-	s := newStack(t, nil)
+	// Without refreshing ahead, so that it is a request that meets the refusal.
+	s := newStack(t, func(s *settings.Settings) { s.RefreshAhead = 0 })
 	s.auth.Set(func(o *authapitest.Options) { o.AccessLife = time.Second })
 	b := s.browser()
 	b.signIn(email)
