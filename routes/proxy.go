@@ -42,7 +42,7 @@ func (h *handlers) proxy(c *fiber.Ctx) error {
 	if err != nil {
 		return x.fail(c, err)
 	}
-	return h.pass(c, x, v, r)
+	return h.pass(c, x, r)
 }
 
 // destination finds out where a request goes. The target's own bytes decide, as
@@ -84,10 +84,8 @@ func (h *handlers) Expect(c *fiber.Ctx) error {
 // rest of its body may still be coming in, and with it trailers.
 type reply struct {
 	*upstream.Response
-	session usecase.Session
-	head    bool // the request's method is HEAD
-	http10  bool // the client does not know chunks
-	page    bool // the browser is to show the answer
+	head   bool // the request's method is HEAD
+	http10 bool // the client does not know chunks
 }
 
 // answerOf asks the upstream. If that rejects the access token, it asks for
@@ -100,7 +98,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 	if err != nil {
 		return reply{}, err
 	}
-	r := reply{session: session, head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11(), page: wantsPage(c)}
+	r := reply{head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11()}
 	out := h.outgoing(c, cookies, to)
 	if x.body, err = receive(c.Context(), out); err != nil {
 		return reply{}, err

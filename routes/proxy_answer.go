@@ -11,13 +11,12 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"cloakroom/infra/upstream"
-	"cloakroom/usecase"
 )
 
 var errClientGone = errors.New("the client hung up")
 
 // pass hands the upstream's answer to the client.
-func (h *handlers) pass(c *fiber.Ctx, x *exchange, v usecase.Visit, r reply) error {
+func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 	out := c.Response()
 	out.SetStatusCode(r.Status)
 	h.passHeader(&out.Header, r.Response)
