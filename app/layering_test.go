@@ -33,6 +33,7 @@ var outside = map[string][]string{
 	"github.com/valyala/fasthttp":  {"routes", "infra/fiberapp", "infra/httpguard", "app/bench"},
 	"modernc.org/sqlite":           {"infra/db", "repo/sqlitestore", "app/authserver"},
 	"github.com/redis/go-redis/v9": {"infra/db", "repo/redisstore"},
+	"go.mongodb.org/mongo-driver":  {"infra/db", "repo/mongostore"},
 	"database/sql":                 {"infra/db", "repo/sqlitestore", "app/authserver"},
 	"net/http":                     {"infra", "routes", "app", "app/authserver"},
 }

@@ -1,7 +1,8 @@
 // Package repo is the contract between Cloakroom and the places that can keep
-// its records. Below it, memstore keeps them in memory and sqlitestore in a
-// file; sealstore stands in front of either and seals the tokens on their way
-// in; storetest is the suite that every store passes whole.
+// its records. Below it, memstore keeps them in memory, sqlitestore in a file,
+// redisstore and mongostore on servers; sealstore stands in front of any of them
+// and seals the tokens on their way in, cachestore in front of that and spares
+// the way; storetest is the suite that every store passes whole.
 //
 // A store keeps and compares. It knows no use case, no HTTP and no key, and it
 // does not judge time: an expired record is returned like any other, because

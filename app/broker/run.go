@@ -132,7 +132,7 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
 	log.InfoContext(ctx, "broker listens", "address", l.Addr().String(), "store", s.Store.Kind)
 	if s.Store.Kind == settings.SQLite || s.Store.Kind == settings.Memory {
-		log.InfoContext(ctx, "this store serves one host; replicas on several need Redis")
+		log.InfoContext(ctx, "this store serves one host; replicas on several need Redis or MongoDB")
 	}
 
 	select {

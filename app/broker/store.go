@@ -13,6 +13,7 @@ import (
 	"cloakroom/infra/settings"
 	"cloakroom/repo"
 	"cloakroom/repo/memstore"
+	"cloakroom/repo/mongostore"
 	"cloakroom/repo/redisstore"
 	"cloakroom/repo/sealstore"
 	"cloakroom/repo/sqlitestore"
@@ -71,6 +72,12 @@ func openUnsealed(ctx context.Context, at settings.Store, s settings.Settings, l
 			log.WarnContext(ctx, warning)
 		}
 		return redisstore.New(r.Client, redisstore.Config{WaitReplicas: s.RedisWaitReplicas}), nil
+	case settings.MongoDB:
+		database, err := db.OpenMongo(ctx, at.URL.Reveal())
+		if err != nil {
+			return nil, err
+		}
+		return mongostore.Open(ctx, database, log, time.Now)
 	}
 	return nil, fmt.Errorf("%s is not a kind of store", at.Kind)
 }

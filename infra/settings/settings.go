@@ -36,7 +36,7 @@ type Settings struct {
 	// UpstreamHeaderTimeout bounds the wait for an upstream's first byte.
 	UpstreamHeaderTimeout time.Duration `name:"upstream-header-timeout" group:"Routes" default:"30s" min:"1ms" help:"How long an upstream may take until its answer begins."`
 
-	Store Store `name:"store" group:"Store" default:"sqlite://data/cloakroom.db" placeholder:"URL" help:"Where devices are kept: sqlite://relative/path, sqlite:///absolute/path, a redis://, rediss://, redis+sentinel://, redis+cluster:// or unix:// URL of Redis, or memory: for trials, which forgets everything at the end."`
+	Store Store `name:"store" group:"Store" default:"sqlite://data/cloakroom.db" placeholder:"URL" help:"Where devices are kept: sqlite://relative/path, sqlite:///absolute/path, a redis://, rediss://, redis+sentinel://, redis+cluster:// or unix:// URL of Redis, a mongodb:// or mongodb+srv:// URL of MongoDB, or memory: for trials, which forgets everything at the end."`
 	// CacheTTL is 0 for no cache.
 	CacheTTL  time.Duration `name:"cache-ttl" group:"Store" default:"1s" min:"0s" help:"How long a record that was read is trusted, at most, before the store is asked again; never more than 1s. What ends elsewhere is dropped at once. 0: always ask."`
 	CacheSize int           `name:"cache-size" group:"Store" default:"10000" min:"1" help:"How many records are kept at hand, at most."`

@@ -225,7 +225,7 @@ route:
 		"route[1] in c.yaml, line 4: has no upstream; add it",
 		"upstraem of route in c.yaml, line 5: there is no upstraem here; did you mean upstream?",
 		"upstream of route in c.yaml, line 7: does not begin with http:// or https://; write for example https://host.example",
-		"store in c.yaml, line 2: is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379 or memory: for trials",
+		"store in c.yaml, line 2: is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379, mongodb://host:27017 or memory: for trials",
 		"auth-url: is missing; set --auth-url, CLOAKROOM_AUTH_URL or auth-url in the YAML file, for example to https://auth.example/api/v1",
 		"--idle-timeout: is not a duration; write numbers with their units, for example 30s, 1h30m or 720h",
 		"CLOAKROOM_COOKIE_SAME_SITE: is none of the allowed values; write one of lax, strict",
@@ -387,6 +387,8 @@ func TestStoreOfAServerNeverShowsItsPassword(t *testing.T) {
 		"redis://:hunter2@cache:6379/1":          {settings.Redis, "redis://[redacted]@cache:6379/1"},
 		"rediss://user:hunter2@cache?ca=hunter2": {settings.Redis, "rediss://[redacted]@cache"},
 		"redis+cluster://a:7000,b:7000":          {settings.Redis, "redis+cluster://a:7000,b:7000"},
+		"mongodb://user:hunter2@a,b/people":      {settings.MongoDB, "mongodb://[redacted]@a,b/people"},
+		"mongodb+srv://user:hunter2@c/?w=1":      {settings.MongoDB, "mongodb+srv://[redacted]@c/"},
 	} {
 		var s settings.Store
 		if err := s.UnmarshalText([]byte(text)); err != nil {

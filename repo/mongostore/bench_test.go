@@ -13,6 +13,7 @@ import (
 
 	"cloakroom/domain"
 	"cloakroom/repo/mongostore"
+	"cloakroom/repo/mongostore/mongotest"
 )
 
 func id(n int) domain.DeviceID {
@@ -44,9 +45,9 @@ func benchmark(b *testing.B, op func(b *testing.B, s *mongostore.Store, records,
 	if os.Getenv("CLOAKROOM_BENCH_LARGE") != "" {
 		sizes = append(sizes, 100_000)
 	}
-	uri := server(b)
+	uri := mongotest.Server(b)
 	for _, records := range sizes {
-		s := open(b, newDatabase(b, uri))
+		s := open(b, mongotest.NewDatabase(b, uri))
 		defer s.Close()
 		fillStore(b, s, records)
 		var next atomic.Int64

@@ -9,6 +9,7 @@ import (
 
 	"cloakroom/domain"
 	"cloakroom/repo/mongostore"
+	"cloakroom/repo/mongostore/mongotest"
 	"cloakroom/repo/mongostore/mongowire"
 )
 
@@ -18,8 +19,8 @@ import (
 // meanwhile, which asks by another handle, has returned.
 func between(t *testing.T, command string, call func(context.Context, *mongostore.Store), meanwhile func(context.Context, *mongostore.Store)) {
 	t.Helper()
-	server := double(t, mongowire.Options{})
-	address := newDatabase(t, patient(server))
+	server := mongotest.Double(t, mongowire.Options{})
+	address := mongotest.NewDatabase(t, patient(server))
 	s, other := open(t, address), open(t, address)
 	defer s.Close()
 	defer other.Close()
@@ -92,8 +93,8 @@ func TestADeletionByEmailSparesWhatHasAnotherByThen(t *testing.T) {
 // TestADeletionOfAllLooksAgain: the first look shows one of two devices, as it
 // may when a server reads an index while a device moves in it.
 func TestADeletionOfAllLooksAgain(t *testing.T) {
-	server := double(t, mongowire.Options{})
-	s := open(t, newDatabase(t, patient(server)))
+	server := mongotest.Double(t, mongowire.Options{})
+	s := open(t, mongotest.NewDatabase(t, patient(server)))
 	defer s.Close()
 	for n := range 2 {
 		if err := s.Create(t.Context(), device(n)); err != nil {

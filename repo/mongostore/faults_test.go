@@ -13,6 +13,7 @@ import (
 	"cloakroom/domain"
 	"cloakroom/repo"
 	"cloakroom/repo/mongostore"
+	"cloakroom/repo/mongostore/mongotest"
 	"cloakroom/repo/mongostore/mongowire"
 )
 
@@ -184,8 +185,8 @@ func TestFaultsInTheMiddleOfAWrite(t *testing.T) {
 			// All at once: after a fault the driver waits half a second.
 			var all sync.WaitGroup
 			for _, w := range writes {
-				server := double(t, f.server)
-				s := open(t, newDatabase(t, patient(server)))
+				server := mongotest.Double(t, f.server)
+				s := open(t, mongotest.NewDatabase(t, patient(server)))
 				t.Cleanup(func() { _ = s.Close() })
 				ctx := t.Context()
 				for n := range 2 {
@@ -222,8 +223,8 @@ func TestFaultsInTheMiddleOfAWrite(t *testing.T) {
 // TestATrueConflictStaysOne: a write that bears another's mark is no success.
 func TestATrueConflictStaysOne(t *testing.T) {
 	t.Parallel()
-	server := double(t, mongowire.Options{Standalone: true})
-	s := open(t, newDatabase(t, patient(server)))
+	server := mongotest.Double(t, mongowire.Options{Standalone: true})
+	s := open(t, mongotest.NewDatabase(t, patient(server)))
 	defer s.Close()
 	ctx := t.Context()
 	if err := s.Create(ctx, device(1)); err != nil {
@@ -255,8 +256,8 @@ func TestTheServerGoesAndComesBack(t *testing.T) {
 	for name, o := range map[string]mongowire.Options{"replica set": {}, "standalone": {Standalone: true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := double(t, o)
-			address := newDatabase(t, hasty(server))
+			server := mongotest.Double(t, o)
+			address := mongotest.NewDatabase(t, hasty(server))
 			s, other := open(t, address), open(t, address)
 			defer s.Close()
 			defer other.Close()
@@ -300,8 +301,8 @@ func TestTheServerGoesAndComesBack(t *testing.T) {
 }
 
 func TestADeadlineIsKept(t *testing.T) {
-	server := double(t, mongowire.Options{})
-	s := open(t, newDatabase(t, patient(server)))
+	server := mongotest.Double(t, mongowire.Options{})
+	s := open(t, mongotest.NewDatabase(t, patient(server)))
 	defer s.Close()
 	server.Inject(mongowire.Fault{Command: "find", Delay: time.Hour})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -313,8 +314,8 @@ func TestADeadlineIsKept(t *testing.T) {
 
 func TestCloseEndsCallsThatAreUnderWay(t *testing.T) {
 	t.Parallel()
-	server := double(t, mongowire.Options{})
-	s := open(t, newDatabase(t, patient(server)))
+	server := mongotest.Double(t, mongowire.Options{})
+	s := open(t, mongotest.NewDatabase(t, patient(server)))
 	server.Inject(mongowire.Fault{Command: "find", Delay: time.Hour})
 	asked := make(chan struct{}, 1)
 	server.Observe(func(command bson.D) {

@@ -15,6 +15,7 @@ import (
 	"cloakroom/domain"
 	"cloakroom/repo"
 	"cloakroom/repo/mongostore"
+	"cloakroom/repo/mongostore/mongotest"
 	"cloakroom/repo/mongostore/mongowire"
 )
 
@@ -103,8 +104,8 @@ var both = map[string]mongowire.Options{
 func TestOwnChangesAreHeardAtOnceAndOnce(t *testing.T) {
 	for name, o := range both {
 		t.Run(name, func(t *testing.T) {
-			server := double(t, o)
-			s := open(t, newDatabase(t, patient(server)))
+			server := mongotest.Double(t, o)
+			s := open(t, mongotest.NewDatabase(t, patient(server)))
 			defer s.Close()
 			// So that the stream is never quicker than what comes after it.
 			server.Inject(mongowire.Fault{Command: "getMore", Delay: 10 * time.Millisecond, Times: 1000})
@@ -146,8 +147,8 @@ func sameEvents(a, b []repo.Event) bool {
 
 // TestTheStreamCarriesNoTokens reads what replicas are sent.
 func TestTheStreamCarriesNoTokens(t *testing.T) {
-	server := double(t, mongowire.Options{})
-	address := newDatabase(t, patient(server))
+	server := mongotest.Double(t, mongowire.Options{})
+	address := mongotest.NewDatabase(t, patient(server))
 	var pipeline mongo.Pipeline
 	server.Observe(func(command bson.D) {
 		if stages, ok := valueOf(command, "pipeline").(bson.A); ok {
@@ -159,7 +160,7 @@ func TestTheStreamCarriesNoTokens(t *testing.T) {
 	s := open(t, address)
 	defer s.Close()
 	server.Observe(nil)
-	same, err := connect(t, address).Database(databaseName(address)).Collection("devices").Watch(t.Context(), pipeline)
+	same, err := mongotest.Connect(t, address).Database(databaseName(address)).Collection("devices").Watch(t.Context(), pipeline)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,8 +183,8 @@ func TestTheStreamCarriesNoTokens(t *testing.T) {
 }
 
 func TestWhatTheServerExpiresEnds(t *testing.T) {
-	server := double(t, mongowire.Options{})
-	s := open(t, newDatabase(t, patient(server)))
+	server := mongotest.Double(t, mongowire.Options{})
+	s := open(t, mongotest.NewDatabase(t, patient(server)))
 	defer s.Close()
 	r := device(1)
 	if err := s.Create(t.Context(), r); err != nil {
@@ -212,8 +213,8 @@ func TestWhatTheServerExpiresEnds(t *testing.T) {
 // TestAStreamThatDoesNotShowAChangeIsNotWaitedForLong: on a sharded cluster a
 // shard that sleeps holds the stream up.
 func TestAStreamThatDoesNotShowAChangeIsNotWaitedForLong(t *testing.T) {
-	server := double(t, mongowire.Options{})
-	s := open(t, newDatabase(t, patient(server)))
+	server := mongotest.Double(t, mongowire.Options{})
+	s := open(t, mongotest.NewDatabase(t, patient(server)))
 	defer s.Close()
 	if err := s.Create(t.Context(), device(1)); err != nil {
 		t.Fatal(err)
@@ -233,8 +234,8 @@ func TestAStreamThatDoesNotShowAChangeIsNotWaitedForLong(t *testing.T) {
 // TestAnEventThatCannotBeLeftIsLeftLater: the deletion is done and says so, and
 // the other replica hears of it in the end.
 func TestAnEventThatCannotBeLeftIsLeftLater(t *testing.T) {
-	server := double(t, mongowire.Options{Standalone: true})
-	address := newDatabase(t, patient(server))
+	server := mongotest.Double(t, mongowire.Options{Standalone: true})
+	address := mongotest.NewDatabase(t, patient(server))
 	s, other := open(t, address), open(t, address)
 	defer s.Close()
 	defer other.Close()
@@ -262,8 +263,8 @@ func TestAnEventThatCannotBeLeftIsLeftLater(t *testing.T) {
 func TestADeletionWithoutAnAnswerIsTold(t *testing.T) {
 	for name, o := range map[string]mongowire.Options{"change stream": {Forgetful: true}, "polling": {Standalone: true}} {
 		t.Run(name, func(t *testing.T) {
-			server := double(t, o)
-			address := newDatabase(t, patient(server))
+			server := mongotest.Double(t, o)
+			address := mongotest.NewDatabase(t, patient(server))
 			s, other := open(t, address), open(t, address)
 			defer s.Close()
 			defer other.Close()
@@ -283,8 +284,8 @@ func TestADeletionWithoutAnAnswerIsTold(t *testing.T) {
 
 // TestPolledEvents writes into the collection as another replica would.
 func TestPolledEvents(t *testing.T) {
-	address := newDatabase(t, patient(double(t, mongowire.Options{Standalone: true})))
-	events := connect(t, address).Database(databaseName(address)).Collection("events")
+	address := mongotest.NewDatabase(t, patient(mongotest.Double(t, mongowire.Options{Standalone: true})))
+	events := mongotest.Connect(t, address).Database(databaseName(address)).Collection("events")
 	event := func(at time.Time, device string, ended bool) any {
 		return bson.D{{Key: "at", Value: at}, {Key: "device", Value: device}, {Key: "ended", Value: ended}}
 	}

@@ -17,6 +17,7 @@ import (
 	"cloakroom/domain"
 	"cloakroom/repo"
 	"cloakroom/repo/mongostore"
+	"cloakroom/repo/mongostore/mongotest"
 	"cloakroom/repo/mongostore/mongowire"
 )
 
@@ -34,7 +35,7 @@ func tryOpen(t *testing.T, address string, now func() time.Time) (*mongostore.St
 func TestManyReplicasStartAtOnce(t *testing.T) {
 	for name, o := range both {
 		t.Run(name, func(t *testing.T) {
-			address := newDatabase(t, patient(double(t, o)))
+			address := mongotest.NewDatabase(t, patient(mongotest.Double(t, o)))
 			var all sync.WaitGroup
 			for range 8 {
 				all.Go(func() {
@@ -44,7 +45,7 @@ func TestManyReplicasStartAtOnce(t *testing.T) {
 				})
 			}
 			all.Wait()
-			specs, err := connect(t, address).Database(databaseName(address)).Collection("devices").Indexes().ListSpecifications(t.Context())
+			specs, err := mongotest.Connect(t, address).Database(databaseName(address)).Collection("devices").Indexes().ListSpecifications(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,15 +92,15 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 			s.Inject(mongowire.Fault{Command: "createIndexes", Refuse: &mongowire.Error{Code: 85, Name: "IndexOptionsConflict", Message: "Index already exists with a different name: mine"}})
 		}, "drop that, and start again"},
 		{"a newer layout", func(t *testing.T, _ *mongowire.Server, address string) {
-			if _, err := connect(t, address).Database(databaseName(address)).Collection("schema").
+			if _, err := mongotest.Connect(t, address).Database(databaseName(address)).Collection("schema").
 				InsertOne(t.Context(), bson.D{{Key: "_id", Value: "devices"}, {Key: "version", Value: 2}}); err != nil {
 				t.Fatal(err)
 			}
 		}, "written by a newer version of cloakroom"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			server := double(t, mongowire.Options{})
-			address := newDatabase(t, patient(server))
+			server := mongotest.Double(t, mongowire.Options{})
+			address := mongotest.NewDatabase(t, patient(server))
 			c.prepare(t, server, address)
 			if _, _, err := tryOpen(t, address, time.Now); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want %q", err, c.want)
@@ -110,7 +111,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 }
 
 func TestOpenWarnsOfAClockThatIsOff(t *testing.T) {
-	address := newDatabase(t, patient(double(t, mongowire.Options{})))
+	address := mongotest.NewDatabase(t, patient(mongotest.Double(t, mongowire.Options{})))
 	for off, warns := range map[time.Duration]bool{0: false, 10 * time.Second: true, -10 * time.Second: true} {
 		_, log, err := tryOpen(t, address, func() time.Time { return time.Now().Add(off) })
 		if err != nil {
@@ -125,8 +126,8 @@ func TestOpenWarnsOfAClockThatIsOff(t *testing.T) {
 // TestWritesWaitForAMajority also holds that all reads go to the primary,
 // whatever the address says.
 func TestWritesWaitForAMajority(t *testing.T) {
-	server := double(t, mongowire.Options{})
-	s := open(t, newDatabase(t, server.URI()+"/?w=1&journal=false&readPreference=secondaryPreferred&readConcernLevel=available"))
+	server := mongotest.Double(t, mongowire.Options{})
+	s := open(t, mongotest.NewDatabase(t, server.URI()+"/?w=1&journal=false&readPreference=secondaryPreferred&readConcernLevel=available"))
 	defer s.Close()
 	var mu sync.Mutex
 	seen := make(map[string]int)
@@ -197,7 +198,7 @@ func valueOf(d bson.D, name string) any {
 // TestDocument pins down what a device looks like in the database: other
 // programs and later versions read it.
 func TestDocument(t *testing.T) {
-	address := newDatabase(t, server(t))
+	address := mongotest.NewDatabase(t, mongotest.Server(t))
 	s := open(t, address)
 	defer s.Close()
 	r := device(1)
@@ -209,7 +210,7 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got bson.D
-	if err := connect(t, address).Database(databaseName(address)).Collection("devices").FindOne(context.Background(), bson.D{}).Decode(&got); err != nil {
+	if err := mongotest.Connect(t, address).Database(databaseName(address)).Collection("devices").FindOne(context.Background(), bson.D{}).Decode(&got); err != nil {
 		t.Fatal(err)
 	}
 	types := make(map[string]string)

@@ -1,4 +1,7 @@
-package mongostore_test
+// Package mongotest finds tests a MongoDB to run against: a genuine one where
+// there is one, else FerretDB or the double of package mongowire. It says through
+// testreport which it was.
+package mongotest
 
 import (
 	"bufio"
@@ -6,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -18,15 +20,13 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
-	"cloakroom/infra/db"
 	"cloakroom/infra/testreport"
-	"cloakroom/repo/mongostore"
 	"cloakroom/repo/mongostore/mongowire"
 )
 
-// server returns the address of the best server that there is: the one that
+// Server returns the address of the best server that there is: the one that
 // CLOAKROOM_TEST_MONGO_URI names, a mongod of our own, or the double.
-func server(t testing.TB) string {
+func Server(t testing.TB) string {
 	t.Helper()
 	if uri := os.Getenv("CLOAKROOM_TEST_MONGO_URI"); uri != "" {
 		testreport.Real(t, "mongo", "MongoDB "+version(t, uri)+" named by CLOAKROOM_TEST_MONGO_URI")
@@ -38,11 +38,11 @@ func server(t testing.TB) string {
 		return uri
 	}
 	testreport.Substitute(t, "mongo", "mongowire double — no genuine MongoDB was tested")
-	return double(t, mongowire.Options{}).URI()
+	return Double(t, mongowire.Options{}).URI()
 }
 
-// double starts a double that ends with the test.
-func double(t testing.TB, options mongowire.Options) *mongowire.Server {
+// Double starts a double that ends with the test.
+func Double(t testing.TB, options mongowire.Options) *mongowire.Server {
 	t.Helper()
 	s, err := mongowire.Start(options)
 	if err != nil {
@@ -74,7 +74,7 @@ func mongod(t testing.TB, path string) string {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	direct := connect(t, "mongodb://"+address+"/?directConnection=true&serverSelectionTimeoutMS=60000")
+	direct := Connect(t, "mongodb://"+address+"/?directConnection=true&serverSelectionTimeoutMS=60000")
 	if err := direct.Database("admin").RunCommand(ctx, bson.D{{Key: "replSetInitiate", Value: bson.D{
 		{Key: "_id", Value: "test"},
 		{Key: "members", Value: bson.A{bson.D{{Key: "_id", Value: 0}, {Key: "host", Value: address}}}},
@@ -82,15 +82,15 @@ func mongod(t testing.TB, path string) string {
 		t.Fatal(err)
 	}
 	uri := "mongodb://" + address + "/?replicaSet=test"
-	if err := connect(t, uri+"&serverSelectionTimeoutMS=60000").Ping(ctx, nil); err != nil {
+	if err := Connect(t, uri+"&serverSelectionTimeoutMS=60000").Ping(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	return uri
 }
 
-// ferretDB starts the program that CLOAKROOM_TEST_FERRETDB names, which the
+// FerretDB starts the program that CLOAKROOM_TEST_FERRETDB names, which the
 // module in the folder of that name builds.
-func ferretDB(t *testing.T) string {
+func FerretDB(t *testing.T) string {
 	t.Helper()
 	path := os.Getenv("CLOAKROOM_TEST_FERRETDB")
 	if path == "" {
@@ -125,7 +125,8 @@ func ferretDB(t *testing.T) string {
 	return uri
 }
 
-func connect(t testing.TB, uri string) *mongo.Client {
+// Connect returns a client that ends with the test.
+func Connect(t testing.TB, uri string) *mongo.Client {
 	t.Helper()
 	client, err := mongo.Connect(options.Client().ApplyURI(uri))
 	if err != nil {
@@ -140,18 +141,18 @@ func version(t testing.TB, uri string) string {
 	var info struct {
 		Version string `bson:"version"`
 	}
-	if err := connect(t, uri).Database("admin").RunCommand(t.Context(), bson.D{{Key: "buildInfo", Value: 1}}).Decode(&info); err != nil {
+	if err := Connect(t, uri).Database("admin").RunCommand(t.Context(), bson.D{{Key: "buildInfo", Value: 1}}).Decode(&info); err != nil {
 		t.Fatal(err)
 	}
 	return info.Version
 }
 
-// newDatabase returns the address of a database that is empty and goes with the
+// NewDatabase returns the address of a database that is empty and goes with the
 // test.
-func newDatabase(t testing.TB, uri string) string {
+func NewDatabase(t testing.TB, uri string) string {
 	t.Helper()
 	name := fmt.Sprintf("cloakroom_test_%x", time.Now().UnixNano())
-	client := connect(t, uri)
+	client := Connect(t, uri)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -167,24 +168,4 @@ func newDatabase(t testing.TB, uri string) string {
 		query += "&authSource=" + cmp.Or(path, "admin")
 	}
 	return scheme + "://" + hosts + "/" + name + "?" + query
-}
-
-// database opens a database as the broker does.
-func database(t testing.TB, address string) *mongo.Database {
-	t.Helper()
-	database, err := db.OpenMongo(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return database
-}
-
-// open opens a store.
-func open(t testing.TB, address string) *mongostore.Store {
-	t.Helper()
-	s, err := mongostore.Open(t.Context(), database(t, address), slog.New(slog.DiscardHandler), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
