@@ -44,6 +44,9 @@ var (
 	ErrInvalidGrant = errors.New("refresh token refused")
 	// ErrNoRegistration: the auth server registers nobody.
 	ErrNoRegistration = errors.New("no registration here")
+	// ErrAnotherOwner: who was to prove once more who they are has signed in as
+	// somebody else.
+	ErrAnotherOwner = errors.New("signed in as somebody else")
 	// ErrBadInput: what a person or script sent does not make sense.
 	ErrBadInput = errors.New("bad input")
 )

@@ -93,6 +93,7 @@ func (h *handlers) signIn(c *fiber.Ctx, in credentials) error {
 	}
 	ticket, rec, err := h.broker.SignIn(c.UserContext(), usecase.SignIn{
 		Credentials: h.domainCredentials(c, in),
+		IP:          v.IP,
 		Remember:    in.Remember,
 		Ticket:      v.Ticket,
 		UserAgent:   c.Get(fiber.HeaderUserAgent),

@@ -62,8 +62,8 @@ func newFront(t testing.TB, c frontConfig) *front {
 		BaseURL:   parseURL(t, f.auth.URL),
 		LoginPath: authapitest.LoginPath, RefreshPath: authapitest.RefreshPath, RevokePath: authapitest.RevokePath,
 	})
-	b := usecase.New(memstore.New(now), client, usecase.Config{
-		Provider: "Password", Issuer: "https://auth.test",
+	b := usecase.New(memstore.New(now), usecase.Config{
+		Providers: []usecase.Provider{{Name: "Password", Issuer: "https://auth.test", Tokens: client, Passwords: client}},
 		Lifetimes: domain.Lifetimes{
 			Access: 10 * time.Minute, Refresh: 24 * time.Hour, Idle: 24 * time.Hour, Absolute: 240 * time.Hour,
 			Margin: 5 * time.Second, Ahead: 30 * time.Second,

@@ -79,7 +79,7 @@ func (b *Broker) withAccessToken(ctx context.Context, v Visit) (domain.Record, e
 	case !b.Lifetimes.AccessUsable(rec.Tokens, now):
 		return b.refreshed(ctx, rec, ticket)
 	case b.Lifetimes.AccessEndsSoon(rec.Tokens, now):
-		b.refreshBehind(ctx, rec.DeviceID, rec.Tokens.Access)
+		b.refreshBehind(ctx, rec)
 	}
 	return rec, nil
 }
@@ -202,9 +202,9 @@ func (b *Broker) endRecord(ctx context.Context, rec domain.Record, why string) {
 	switch {
 	case err == nil:
 		b.logEnd(ctx, rec, why)
-		b.revoke(ctx, went.Tokens)
+		b.revoke(ctx, went, went.Tokens)
 	case !errors.Is(err, domain.ErrNotFound) && !errors.Is(err, domain.ErrConflict):
-		b.revoke(ctx, rec.Tokens) // it may have gone, and it is over in any case
+		b.revoke(ctx, rec, rec.Tokens) // it may have gone, and it is over in any case
 		b.Log.WarnContext(ctx, "removing a record that is over", "device", rec.DeviceID, "error", err)
 	}
 }

@@ -45,24 +45,13 @@ type records interface {
 // anew.
 type forgetful interface{ Forget(id domain.DeviceID) }
 
-// authServer is what the use cases need of whoever signs people in. A refusal
-// of credentials is a *domain.Refused, a refused refresh token is
-// domain.ErrInvalidGrant; domain.ErrAuthMisconfigured is ours to mend and
-// domain.ErrAuthUnavailable may pass.
-type authServer interface {
-	Register(ctx context.Context, c domain.Credentials) error
-	SignIn(ctx context.Context, c domain.Credentials) (domain.Identity, domain.Grant, error)
-	Refresh(ctx context.Context, token domain.Secret) (domain.Grant, error)
-	Revoke(ctx context.Context, refresh, access domain.Secret) error
-}
-
 // anyVersion is repo.AnyVersion: delete whatever the version.
 const anyVersion int64 = 0
 
 // Config is how a Broker behaves. Every field is needed.
 type Config struct {
-	Provider      string // the sign-in method's name, kept in the record
-	Issuer        string // the owner's issuer for that method
+	// Providers are all that a device may be signed in with.
+	Providers     []Provider
 	Lifetimes     domain.Lifetimes
 	TouchInterval time.Duration // LastSeenAt is written at most this often for one device
 	AuthTimeout   time.Duration // the longest that one call of the auth server takes
@@ -75,25 +64,24 @@ type Config struct {
 type Broker struct {
 	Config
 	store records
-	auth  authServer
 
 	replica     string // who we are in a lease; new with every process
+	providers   map[string]*provider
+	passwords   *provider // nil if nobody signs in by password
 	flights     flights
-	slots       chan struct{} // one for each refresh under way
-	breaker     breaker
 	revocations revocations
 }
 
 // New returns a Broker. Run must be running while it is used.
-func New(store records, auth authServer, c Config) *Broker {
-	return &Broker{
+func New(store records, c Config) *Broker {
+	b := &Broker{
 		Config:      c,
 		store:       store,
-		auth:        auth,
 		replica:     uuid.NewString(),
-		slots:       make(chan struct{}, maxRefreshes),
 		revocations: newRevocations(),
 	}
+	b.providers, b.passwords = newProviders(c.Providers)
+	return b
 }
 
 // Run does what happens beside requests, sweeping the store and revoking tokens
@@ -120,12 +108,12 @@ func (b *Broker) Drain(ctx context.Context) {
 // Health is what the broker can tell about its surroundings.
 type Health struct {
 	Store error // nil if it can be reached
-	Auth  error // the last failure of a refresh, nil as soon as one was answered
+	Auth  error // the last failures of refreshes, each provider's until one is answered there
 }
 
-// Health asks the store and remembers the auth server.
+// Health asks the store and remembers the auth servers.
 func (b *Broker) Health(ctx context.Context) Health {
-	return Health{Store: storeError("ping", b.store.Ping(ctx)), Auth: b.breaker.lastFailure()}
+	return Health{Store: storeError("ping", b.store.Ping(ctx)), Auth: b.lastFailures()}
 }
 
 const (

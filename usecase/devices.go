@@ -63,7 +63,7 @@ func (b *Broker) SignOut(ctx context.Context, me domain.Record, id domain.Device
 		if !errors.Is(err, domain.ErrNotFound) {
 			// It may have happened, and then nobody else has the pair to revoke.
 			// If it has not, the person wants it over all the same.
-			b.revoke(ctx, rec.Tokens)
+			b.revoke(ctx, rec, rec.Tokens)
 		}
 		return storeError("sign out", err)
 	}
@@ -96,7 +96,7 @@ func (b *Broker) ended(ctx context.Context, me domain.Record, went []domain.Reco
 			why = "signed_out_from_" + me.DeviceID.String()
 		}
 		b.logEnd(ctx, rec, why)
-		b.revoke(ctx, rec.Tokens)
+		b.revoke(ctx, rec, rec.Tokens)
 	}
 }
 

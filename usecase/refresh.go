@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// maxRefreshes call the auth server at once; more wait, holding their lease.
+	// maxRefreshes call one auth server at once; more wait, holding their lease.
 	maxRefreshes = 64
 	// leaseSlack is how much longer a lease is than the call that it guards.
 	leaseSlack = 2 * time.Second
@@ -52,10 +52,11 @@ var errGoneMeanwhile = fmt.Errorf("%w: it was signed out meanwhile", domain.ErrB
 
 // refreshBehind begins a refresh that nobody waits for, unless one is running
 // or all slots are taken by requests that do wait.
-func (b *Broker) refreshBehind(ctx context.Context, id domain.DeviceID, stale domain.Secret) {
-	if len(b.slots) == cap(b.slots) || b.breaker.open() {
+func (b *Broker) refreshBehind(ctx context.Context, rec domain.Record) {
+	if p, err := b.providerOf(rec); err != nil || len(p.slots) == cap(p.slots) || p.breaker.open() {
 		return
 	}
+	id, stale := rec.DeviceID, rec.Tokens.Access
 	b.flights.begin(ctx, id, func(ctx context.Context) (domain.Record, error) {
 		return b.refreshOnce(ctx, id, stale)
 	})
@@ -143,33 +144,38 @@ func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain
 // the same successor again, and to one without it the token is spent in any
 // case.
 func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant, error) {
+	p, err := b.providerOf(rec)
+	if err != nil {
+		b.Log.ErrorContext(ctx, "a device cannot be refreshed: check the providers in the settings; nobody is signed out", "device", rec.DeviceID, "error", err)
+		return domain.Grant{}, err
+	}
 	stop := b.renewLease(ctx, rec.DeviceID)
 	defer stop()
 	select {
-	case b.slots <- struct{}{}:
-		defer func() { <-b.slots }()
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
 	case <-ctx.Done():
 		return domain.Grant{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second}
 	}
-	grant, err := b.call(ctx, rec)
+	grant, err := b.call(ctx, p, rec)
 	if lost := (*domain.Unavailable)(nil); errors.As(err, &lost) && lost.Lost {
-		grant, err = b.call(ctx, rec)
+		grant, err = b.call(ctx, p, rec)
 	}
 	return grant, err
 }
 
 // call is one call of the auth server, if the breaker allows it. It may take
 // AuthTimeout; the lease outlives it.
-func (b *Broker) call(ctx context.Context, rec domain.Record) (domain.Grant, error) {
-	if err := b.breaker.allow(b.now()); err != nil {
+func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (domain.Grant, error) {
+	if err := p.breaker.allow(b.now()); err != nil {
 		return domain.Grant{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
 	defer cancel()
 	start := b.now()
-	grant, err := b.auth.Refresh(ctx, rec.Tokens.Refresh)
-	b.breaker.done(b.now(), err)
-	log := b.Log.With("device", rec.DeviceID, "took", b.now().Sub(start))
+	grant, err := p.Tokens.Refresh(ctx, rec.Tokens.Refresh)
+	p.breaker.done(b.now(), err)
+	log := b.Log.With("device", rec.DeviceID, "provider", p.Name, "took", b.now().Sub(start))
 	switch {
 	case err == nil:
 		log.InfoContext(ctx, "refreshed")
@@ -231,7 +237,7 @@ func (b *Broker) keep(ctx context.Context, rec domain.Record, next domain.Tokens
 		}
 		if errors.Is(err, domain.ErrNotFound) {
 			// Signed out meanwhile, and sign-out wins. The pair must not live on.
-			b.revoke(ctx, next)
+			b.revoke(ctx, rec, next)
 			return domain.Record{}, errGoneMeanwhile
 		}
 		b.Log.WarnContext(ctx, "storing refreshed tokens, trying again", "device", rec.DeviceID, "error", err)
@@ -263,7 +269,7 @@ func (b *Broker) overtaken(ctx context.Context, rec, cur domain.Record, next dom
 	case cur.TicketHash != rec.TicketHash:
 		// The person signed in again: our pair belongs to a session that is
 		// no more.
-		b.revoke(ctx, next)
+		b.revoke(ctx, rec, next)
 	default:
 		// Another replica refreshed the same session. Its pair and ours are
 		// of one family, and revoking ours could end both.

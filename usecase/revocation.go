@@ -25,6 +25,7 @@ const (
 type revocations struct{ queue chan revocation }
 
 type revocation struct {
+	of     domain.Record // whose tokens they are: tells whom to ask
 	tokens domain.Tokens
 	tries  int
 }
@@ -33,13 +34,13 @@ func newRevocations() revocations {
 	return revocations{queue: make(chan revocation, revocationQueue)}
 }
 
-// revoke queues a pair (RFC 7009). Tokens without a refresh token are left to
-// expire.
-func (b *Broker) revoke(ctx context.Context, t domain.Tokens) {
+// revoke queues a pair of a device (RFC 7009), at the provider that it is of.
+// Tokens without a refresh token are left to expire.
+func (b *Broker) revoke(ctx context.Context, of domain.Record, t domain.Tokens) {
 	if t.Refresh.Empty() {
 		return
 	}
-	b.queueRevocation(ctx, revocation{tokens: t})
+	b.queueRevocation(ctx, revocation{of: of, tokens: t})
 }
 
 func (b *Broker) queueRevocation(ctx context.Context, r revocation) {
@@ -57,7 +58,7 @@ func (b *Broker) revokeQueued(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case r := <-b.revocations.queue:
-			for !b.revokeNow(ctx, r.tokens) {
+			for !b.revokeNow(ctx, r) {
 				if r.tries++; r.tries == revocationTries {
 					b.Log.ErrorContext(ctx, "a revocation is given up; its tokens live until they expire", "tries", r.tries)
 					break
@@ -76,7 +77,7 @@ func (b *Broker) drainRevocations(ctx context.Context) {
 	for {
 		select {
 		case r := <-b.revocations.queue:
-			if ctx.Err() != nil || !b.revokeNow(ctx, r.tokens) {
+			if ctx.Err() != nil || !b.revokeNow(ctx, r) {
 				b.Log.WarnContext(ctx, "a revocation is given up at shutdown; its tokens live until they expire")
 			}
 		default:
@@ -86,16 +87,22 @@ func (b *Broker) drainRevocations(ctx context.Context) {
 }
 
 // revokeNow tells the auth server and reports whether nothing is left to do.
-func (b *Broker) revokeNow(ctx context.Context, t domain.Tokens) bool {
+func (b *Broker) revokeNow(ctx context.Context, r revocation) bool {
+	p, err := b.providerOf(r.of)
+	if err != nil {
+		b.Log.WarnContext(ctx, "tokens cannot be revoked and live until they expire", "device", r.of.DeviceID, "error", err)
+		return true
+	}
+	t := r.tokens
 	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
 	defer cancel()
 	access := t.Access
 	if !b.Lifetimes.AccessAlive(t, b.now()) {
 		access = domain.Secret{} // a server that checks it would refuse the call for it
 	}
-	err := b.auth.Revoke(ctx, t.Refresh, access)
+	err = p.Tokens.Revoke(ctx, t.Refresh, access)
 	if err != nil {
-		b.Log.WarnContext(ctx, "revoking tokens at the auth server", "error", err)
+		b.Log.WarnContext(ctx, "revoking tokens at the auth server", "provider", p.Name, "error", err)
 	}
 	// A pair that the auth server does not know any more is as good as revoked.
 	return err == nil || errors.Is(err, domain.ErrInvalidGrant)

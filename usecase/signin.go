@@ -10,12 +10,36 @@ import (
 	"cloakroom/domain"
 )
 
-// SignIn is one try to sign in from a browser.
+// SignIn is one try to sign in from a browser: by a password, or by what a
+// provider vouches for.
 type SignIn struct {
 	Credentials domain.Credentials
-	Remember    bool   // the cookie is to outlive the browser's run
-	Ticket      string // what the browser brought along, or ""
-	UserAgent   string
+
+	// Provider and Verify are those of a sign-in that happens elsewhere. Verify
+	// is called once, when it is known that the store can be asked, and its
+	// error is SignIn's.
+	Provider string
+	Verify   func(ctx context.Context) (Verified, error)
+
+	// Owner, if it is not zero, is who has to come out of it: this is somebody
+	// who proves once more to be there. Anybody else is domain.ErrAnotherOwner,
+	// and nothing changes.
+	Owner domain.Owner
+
+	IP        string // the browser's address
+	Remember  bool   // the cookie is to outlive the browser's run
+	Ticket    string // what the browser brought along, or ""
+	UserAgent string
+}
+
+// Verified is what came of a sign-in that the broker itself, or a provider for
+// it, has checked.
+type Verified struct {
+	Issuer   string // whose word it is, and with the subject the owner
+	Identity domain.Identity
+	Grant    domain.Grant
+	SID      string    // the provider's name for its session, or ""
+	AuthTime time.Time // when the person last proved who they are; zero if that is now
 }
 
 // overwriteAttempts bounds how often a sign-in looks again at a record that
@@ -29,62 +53,95 @@ const storeSignInWithin = 5 * time.Second
 // longestUserAgent is what is kept of a browser's description of itself, in bytes.
 const longestUserAgent = 512
 
-// Register makes an account at the auth server. It signs nobody in. A
-// *domain.Refused says what the auth server did not like.
+// Register makes an account at the auth server that takes passwords. It signs
+// nobody in. A *domain.Refused says what the auth server did not like.
 func (b *Broker) Register(ctx context.Context, c domain.Credentials) error {
-	err := b.auth.Register(ctx, c)
+	if b.passwords == nil {
+		return domain.ErrNoRegistration
+	}
+	err := b.passwords.Passwords.Register(ctx, c)
 	b.logAttempt(ctx, "registered", "registration", c, err)
 	return err
 }
 
-// SignIn exchanges credentials for tokens and makes, or renews, the device of
+// SignIn gets tokens for whoever signs in and makes, or renews, the device of
 // the browser. The ticket is new every time, and whatever ticket the browser
 // brought opens nothing afterwards: if it was this owner's, the device keeps
 // its id under the new ticket; if it was somebody else's, that device ends,
 // because its browser is theirs no more.
 //
 // A *domain.Refused says what the auth server did not like. The other errors
-// are domain.ErrAuthUnavailable, domain.ErrAuthMisconfigured, domain.ErrStore.
+// are domain.ErrAuthUnavailable, domain.ErrAuthMisconfigured, domain.ErrStore,
+// domain.ErrAnotherOwner and those of Verify.
 func (b *Broker) SignIn(ctx context.Context, in SignIn) (domain.Ticket, domain.Record, error) {
-	// The store first: if it is away, the auth server need not make tokens
-	// that nobody could keep.
+	// The store first: if it is away, nobody need make tokens that nobody
+	// could keep.
 	previous, _, err := b.open(ctx, in.Ticket)
 	if errors.Is(err, domain.ErrStore) {
 		return domain.Ticket{}, domain.Record{}, err
 	}
-	identity, grant, err := b.auth.SignIn(ctx, in.Credentials)
+	p, verified, err := b.verify(ctx, in)
 	if err != nil {
-		b.logAttempt(ctx, "", "sign-in", in.Credentials, err)
-		return domain.Ticket{}, domain.Record{}, fmt.Errorf("sign in: %w", err)
+		return domain.Ticket{}, domain.Record{}, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeSignInWithin)
 	defer cancel()
 
 	now := b.now()
+	identity := verified.Identity
 	rec := domain.Record{
-		Owner:         domain.Owner{Issuer: b.Issuer, Subject: identity.Subject},
+		Owner:         domain.Owner{Issuer: verified.Issuer, Subject: identity.Subject},
 		Email:         identity.Email,
 		EmailVerified: identity.EmailVerified,
 		Roles:         identity.Roles,
-		Provider:      b.Provider,
-		Tokens:        b.Lifetimes.Tokens(grant, now),
+		Provider:      p.Name,
+		SID:           verified.SID,
+		Tokens:        b.Lifetimes.Tokens(verified.Grant, now),
 		UserAgent:     strings.ToValidUTF8(in.UserAgent[:min(len(in.UserAgent), longestUserAgent)], ""),
 		Persistent:    in.Remember,
 		CreatedAt:     now,
-		CreatedIP:     in.Credentials.IP,
+		CreatedIP:     in.IP,
 		LastSeenAt:    now,
-		LastSeenIP:    in.Credentials.IP,
+		LastSeenIP:    in.IP,
 		AuthTime:      now,
 		Version:       1,
+	}
+	if !in.Owner.IsZero() && in.Owner != rec.Owner {
+		b.revoke(ctx, rec, rec.Tokens)
+		return domain.Ticket{}, domain.Record{}, domain.ErrAnotherOwner
 	}
 	rec.ExpiresAt = b.Lifetimes.EndsAt(rec)
 	ticket, rec, err := b.admit(ctx, previous, rec)
 	if err != nil {
-		b.revoke(ctx, rec.Tokens)
+		b.revoke(ctx, rec, rec.Tokens)
 		return domain.Ticket{}, domain.Record{}, err
 	}
-	b.Log.InfoContext(ctx, "signed in", "device", rec.DeviceID, "issuer", rec.Owner.Issuer, "subject", rec.Owner.Subject, "address", rec.CreatedIP)
+	b.Log.InfoContext(ctx, "signed in", "device", rec.DeviceID, "provider", rec.Provider, "issuer", rec.Owner.Issuer, "subject", rec.Owner.Subject, "address", rec.CreatedIP)
 	return ticket, rec, nil
+}
+
+// verify finds out who signs in and gets their tokens.
+func (b *Broker) verify(ctx context.Context, in SignIn) (*provider, Verified, error) {
+	p := b.passwords
+	if in.Verify != nil {
+		p = b.providers[in.Provider]
+	}
+	if p == nil {
+		return nil, Verified{}, fmt.Errorf("sign in: %w: there is no such provider", domain.ErrAuthMisconfigured)
+	}
+	if in.Verify != nil {
+		v, err := in.Verify(ctx)
+		if err != nil {
+			return nil, Verified{}, fmt.Errorf("sign in with %s: %w", p.Name, err)
+		}
+		return p, v, nil
+	}
+	identity, grant, err := p.Passwords.SignIn(ctx, in.Credentials)
+	if err != nil {
+		b.logAttempt(ctx, "", "sign-in", in.Credentials, err)
+		return nil, Verified{}, fmt.Errorf("sign in: %w", err)
+	}
+	return p, Verified{Issuer: p.Issuer, Identity: identity, Grant: grant}, nil
 }
 
 // admit stores the record of a sign-in, under the id of the browser's previous
@@ -96,19 +153,19 @@ func (b *Broker) admit(ctx context.Context, previous, rec domain.Record) (domain
 		}
 		ticket, again, err := b.readmit(ctx, previous, rec)
 		if err == nil {
-			b.revoke(ctx, previous.Tokens)
+			b.revoke(ctx, previous, previous.Tokens)
 			return ticket, again, nil
 		}
 		cur, getErr := b.store.Get(ctx, previous.DeviceID)
 		switch {
 		case getErr == nil && cur.TicketHash == again.TicketHash:
 			// It was written, and only the answer got lost.
-			b.revoke(ctx, previous.Tokens)
+			b.revoke(ctx, previous, previous.Tokens)
 			return ticket, again, nil
 		case errors.Is(getErr, domain.ErrNotFound) && !errors.Is(err, domain.ErrNotFound) && !errors.Is(err, domain.ErrConflict):
 			// Written perhaps, and signed out since: whoever did that may be
 			// revoking the very pair that we hold.
-			b.revoke(ctx, previous.Tokens)
+			b.revoke(ctx, previous, previous.Tokens)
 			return domain.Ticket{}, rec, storeError("renew the device", err)
 		case errors.Is(getErr, domain.ErrNotFound):
 			previous = domain.Record{}
@@ -151,9 +208,9 @@ func (b *Broker) endReplaced(ctx context.Context, previous domain.Record) {
 	switch {
 	case err == nil:
 		b.logEnd(ctx, went, "replaced_by_sign_in")
-		b.revoke(ctx, went.Tokens)
+		b.revoke(ctx, went, went.Tokens)
 	case !errors.Is(err, domain.ErrNotFound):
-		b.revoke(ctx, previous.Tokens) // it is not this browser's any more, whether it went or not
+		b.revoke(ctx, previous, previous.Tokens) // it is not this browser's any more, whether it went or not
 		b.Log.WarnContext(ctx, "ending the device that this sign-in replaces", "device", previous.DeviceID, "error", err)
 	}
 }

@@ -113,20 +113,20 @@ func (w *world) brokerAt(now func() time.Time) *usecase.Broker {
 	return w.brokerWith(w.store, 5*time.Second, now)
 }
 
+// brokerOf starts another replica that knows further providers.
+func (w *world) brokerOf(more ...usecase.Provider) *usecase.Broker {
+	w.Helper()
+	return w.brokerWith(w.store, 5*time.Second, w.clock.Now, more...)
+}
+
 // brokerWith starts another replica with a store, a timeout for calls of the
 // auth server and a clock of its own.
-func (w *world) brokerWith(store repo.Store, timeout time.Duration, now func() time.Time) *usecase.Broker {
+func (w *world) brokerWith(store repo.Store, timeout time.Duration, now func() time.Time, more ...usecase.Provider) *usecase.Broker {
 	w.Helper()
-	base, err := url.Parse(w.auth.URL)
-	if err != nil {
-		w.Fatal(err)
-	}
-	client := authapi.New(authapi.Config{
-		BaseURL: base, RegisterPath: authapitest.RegisterPath, LoginPath: authapitest.LoginPath,
-		RefreshPath: authapitest.RefreshPath, RevokePath: authapitest.RevokePath, Timeout: timeout,
-	})
-	b := usecase.New(store, client, usecase.Config{
-		Provider: "password", Issuer: issuer, TouchInterval: time.Minute, AuthTimeout: timeout,
+	client := w.client(w.auth, timeout)
+	b := usecase.New(store, usecase.Config{
+		Providers:     append([]usecase.Provider{{Name: "password", Issuer: issuer, Tokens: client, Passwords: client}}, more...),
+		TouchInterval: time.Minute, AuthTimeout: timeout,
 		Lifetimes: domain.Lifetimes{
 			Access: 15 * time.Minute, Refresh: 30 * 24 * time.Hour, Idle: 14 * 24 * time.Hour, Absolute: 90 * 24 * time.Hour,
 			Margin: 5 * time.Second, Ahead: 30 * time.Second,
@@ -136,8 +136,22 @@ func (w *world) brokerWith(store repo.Store, timeout time.Duration, now func() t
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(ctx) })
-	w.Cleanup(func() { cancel(); running.Wait(); client.Close() })
+	w.Cleanup(func() { cancel(); running.Wait() })
 	return b
+}
+
+func (w *world) client(auth *authapitest.Server, timeout time.Duration) *authapi.Client {
+	w.Helper()
+	base, err := url.Parse(auth.URL)
+	if err != nil {
+		w.Fatal(err)
+	}
+	client := authapi.New(authapi.Config{
+		BaseURL: base, RegisterPath: authapitest.RegisterPath, LoginPath: authapitest.LoginPath,
+		RefreshPath: authapitest.RefreshPath, RevokePath: authapitest.RevokePath, Timeout: timeout,
+	})
+	w.Cleanup(client.Close)
+	return client
 }
 
 // signIn signs in with a browser that brings along a ticket, or "".
@@ -145,6 +159,7 @@ func (w *world) signIn(b *usecase.Broker, who, ticket string) (visit usecase.Vis
 	w.Helper()
 	got, rec, err := b.SignIn(w.Context(), usecase.SignIn{
 		Credentials: domain.Credentials{Email: who, Password: domain.NewSecret(password), IP: "192.0.2.1"},
+		IP:          "192.0.2.1",
 		Ticket:      ticket,
 		UserAgent:   "test",
 	})

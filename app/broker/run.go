@@ -78,9 +78,8 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 	})
 	defer client.Close()
 
-	b := usecase.New(store, client, usecase.Config{
-		Provider: provider,
-		Issuer:   s.AuthIssuer,
+	b := usecase.New(store, usecase.Config{
+		Providers: []usecase.Provider{{Name: provider, Issuer: s.AuthIssuer, AnyIssuer: true, Tokens: client, Passwords: client}},
 		Lifetimes: domain.Lifetimes{
 			Access: s.AccessTokenLifetime, Refresh: s.RefreshTokenLifetime,
 			Idle: s.IdleTimeout, Absolute: s.AbsoluteLifetime,
