@@ -34,6 +34,7 @@ const longestLife = 10 * 365 * 24 * time.Hour
 // known when its tokens end.
 type Grant struct {
 	TokenType   string
+	Scope       string // empty if it says nothing
 	Access      Secret
 	AccessLife  time.Duration // what expires_in says; 0 if it says nothing
 	Refresh     Secret        // empty if there was none in the answer
@@ -47,6 +48,7 @@ type Grant struct {
 func (l Lifetimes) Tokens(g Grant, now time.Time) Tokens {
 	t := Tokens{
 		TokenType:    g.TokenType,
+		Scope:        g.Scope,
 		Access:       g.Access,
 		AccessIssued: now,
 		AccessExpiry: now.Add(life(g.AccessLife, g.Access, now, l.Access)),
@@ -61,7 +63,8 @@ func (l Lifetimes) Tokens(g Grant, now time.Time) Tokens {
 
 // Renewed turns the grant of a refresh into the tokens that follow t. A grant
 // without a refresh or ID token keeps the old one (RFC 6749, section 6; OpenID
-// Connect Core 1.0, section 12.2), the old refresh token with its old expiry.
+// Connect Core 1.0, section 12.2), the old refresh token with its old expiry; one
+// that names no scope is of the old one (RFC 6749, section 5.1). The key stays.
 func (l Lifetimes) Renewed(t Tokens, g Grant, now time.Time) Tokens {
 	next := l.Tokens(g, now)
 	if next.Refresh.Empty() {
@@ -73,6 +76,10 @@ func (l Lifetimes) Renewed(t Tokens, g Grant, now time.Time) Tokens {
 	if next.TokenType == "" {
 		next.TokenType = t.TokenType
 	}
+	if next.Scope == "" {
+		next.Scope = t.Scope
+	}
+	next.DPoPKey = t.DPoPKey
 	return next
 }
 

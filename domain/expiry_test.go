@@ -85,20 +85,21 @@ func TestAccessTokenOverItsLife(t *testing.T) {
 
 func TestRenewedKeepsWhatTheAnswerLeavesOut(t *testing.T) {
 	old := policy.Tokens(domain.Grant{
-		TokenType: "bearer", Access: domain.NewSecret("a1"), Refresh: domain.NewSecret("r1"), RefreshLife: time.Hour, ID: domain.NewSecret("i1"),
+		TokenType: "bearer", Scope: "read write", Access: domain.NewSecret("a1"), Refresh: domain.NewSecret("r1"), RefreshLife: time.Hour, ID: domain.NewSecret("i1"),
 	}, now)
+	old.DPoPKey = domain.NewSecret("k1")
 	later := now.Add(10 * time.Minute)
 
 	next := policy.Renewed(old, domain.Grant{Access: domain.NewSecret("a2"), AccessLife: time.Minute}, later)
-	if next.Access.Reveal() != "a2" || next.Refresh.Reveal() != "r1" || next.ID.Reveal() != "i1" || next.TokenType != "bearer" {
-		t.Error("a refresh without new refresh and ID tokens did not keep the old ones")
+	if next.Access.Reveal() != "a2" || next.Refresh.Reveal() != "r1" || next.ID.Reveal() != "i1" || next.TokenType != "bearer" || next.Scope != "read write" || next.DPoPKey.Reveal() != "k1" {
+		t.Error("a refresh without new refresh and ID tokens, scope and key did not keep the old ones")
 	}
 	if !next.RefreshExpiry.Equal(old.RefreshExpiry) {
 		t.Errorf("the old refresh token now ends at %v, want %v as before", next.RefreshExpiry, old.RefreshExpiry)
 	}
-	next = policy.Renewed(old, domain.Grant{Access: domain.NewSecret("a2"), Refresh: domain.NewSecret("r2"), RefreshLife: time.Hour}, later)
-	if next.Refresh.Reveal() != "r2" || !next.RefreshExpiry.Equal(later.Add(time.Hour)) {
-		t.Error("a refresh with a new refresh token did not take it")
+	next = policy.Renewed(old, domain.Grant{Access: domain.NewSecret("a2"), Refresh: domain.NewSecret("r2"), RefreshLife: time.Hour, Scope: "read"}, later)
+	if next.Refresh.Reveal() != "r2" || next.Scope != "read" || !next.RefreshExpiry.Equal(later.Add(time.Hour)) {
+		t.Error("a refresh with a new refresh token and scope did not take them")
 	}
 }
 

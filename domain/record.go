@@ -17,12 +17,17 @@ func (o Owner) IsZero() bool { return o == Owner{} }
 // Tokens is what a refresh replaces, as one unit.
 type Tokens struct {
 	TokenType     string // as the auth server wrote it, "bearer" as a rule
+	Scope         string // of Access, as granted: names with spaces between; empty if the auth server did not say
 	Access        Secret
 	AccessIssued  time.Time // when the broker received it
 	AccessExpiry  time.Time
 	Refresh       Secret    // empty if the auth server gave none
 	RefreshExpiry time.Time // zero if and only if Refresh is empty
 	ID            Secret    // an OpenID provider's ID token, else empty
+	// DPoPKey is the key that the tokens are bound to (RFC 9449), or empty. It is
+	// the device's: a refresh keeps it. It stands here because it is of use with
+	// these tokens alone, and is sealed like them.
+	DPoPKey Secret
 }
 
 // Lease is the right of one replica to refresh one device. It lives inside the
@@ -60,6 +65,8 @@ type Record struct {
 	LastSeenAt time.Time
 	LastSeenIP string
 	AuthTime   time.Time // the last sign-in; the absolute lifetime counts from here
+	ACR        string    // how well, in the OpenID provider's words (acr), or empty
+	AMR        []string  // by what means (amr, RFC 8176), or none
 	ExpiresAt  time.Time // EndsAt when it was written; the store may forget the record from then on
 
 	Version int64 // 1 when created, one more whenever tokens or ticket are replaced

@@ -94,7 +94,7 @@ type Store interface {
 	Rename(ctx context.Context, id domain.DeviceID, name string) error
 
 	// ListByOwner and ListByEmail return all devices of an owner, or of a
-	// verified email address, expired or not, the last seen first. Their three
+	// verified email address, expired or not, the last seen first. Their
 	// Secrets are empty, with all else of Tokens in its place: what has a
 	// RefreshExpiry has a refresh token. None is an empty list and no error.
 	ListByOwner(ctx context.Context, o domain.Owner) ([]domain.Record, error)

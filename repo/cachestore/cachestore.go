@@ -21,7 +21,7 @@ import (
 const shards = 64
 
 // Store is a repo.Store with a cache in front. Records that Get returns share
-// their Roles with the cache: they are for reading.
+// their Roles and AMR with the cache: they are for reading.
 type Store struct {
 	repo.Store
 	ttl   time.Duration

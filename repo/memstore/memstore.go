@@ -83,7 +83,7 @@ func (s *Store) find(id domain.DeviceID) (domain.Record, error) {
 }
 
 func own(r domain.Record) domain.Record {
-	r.Roles = slices.Clone(r.Roles)
+	r.Roles, r.AMR = slices.Clone(r.Roles), slices.Clone(r.AMR)
 	return r
 }
 
@@ -220,7 +220,8 @@ func (s *Store) list(ctx context.Context, wanted func(domain.Record) bool) ([]do
 // listed is how a record stands in lists.
 func listed(r domain.Record) domain.Record {
 	r = own(r)
-	r.Tokens.Access, r.Tokens.Refresh, r.Tokens.ID = domain.Secret{}, domain.Secret{}, domain.Secret{}
+	t := &r.Tokens
+	t.Access, t.Refresh, t.ID, t.DPoPKey = domain.Secret{}, domain.Secret{}, domain.Secret{}, domain.Secret{}
 	return r
 }
 

@@ -41,6 +41,8 @@ type signIn struct {
 	LastSeenAt    time.Time `bson:"last_seen_at"`
 	LastSeenIP    string    `bson:"last_seen_ip"`
 	AuthTime      time.Time `bson:"auth_time"`
+	ACR           string    `bson:"acr"`
+	AMR           []string  `bson:"amr"`
 	ExpiresAt     time.Time `bson:"expires_at"`
 }
 
@@ -48,12 +50,14 @@ type signIn struct {
 // sealed; an empty one is empty.
 type tokens struct {
 	TokenType     string    `bson:"token_type"`
+	Scope         string    `bson:"scope"`
 	Access        []byte    `bson:"access_token"`
 	AccessIssued  time.Time `bson:"access_issued"`
 	AccessExpiry  time.Time `bson:"access_expiry"`
 	Refresh       []byte    `bson:"refresh_token"`
 	RefreshExpiry time.Time `bson:"refresh_expiry"`
 	ID            []byte    `bson:"id_token"`
+	DPoPKey       []byte    `bson:"dpop_key"`
 }
 
 // lease is an array of at most one owner, because $pull then gives the lease
@@ -68,7 +72,7 @@ type lease struct {
 func free() lease { return lease{Owner: []string{}} }
 
 // unlisted leaves out what lists do not have.
-var unlisted = bson.D{{Key: "access_token", Value: 0}, {Key: "refresh_token", Value: 0}, {Key: "id_token", Value: 0}}
+var unlisted = bson.D{{Key: "access_token", Value: 0}, {Key: "refresh_token", Value: 0}, {Key: "id_token", Value: 0}, {Key: "dpop_key", Value: 0}}
 
 func encodeSignIn(r domain.Record) signIn {
 	return signIn{
@@ -81,16 +85,17 @@ func encodeSignIn(r domain.Record) signIn {
 		Name:   r.Name, UserAgent: r.UserAgent, Persistent: r.Persistent,
 		CreatedAt: r.CreatedAt, CreatedIP: r.CreatedIP,
 		LastSeenAt: r.LastSeenAt, LastSeenIP: r.LastSeenIP,
-		AuthTime: r.AuthTime, ExpiresAt: r.ExpiresAt,
+		AuthTime: r.AuthTime, ACR: r.ACR, AMR: append([]string{}, r.AMR...),
+		ExpiresAt: r.ExpiresAt,
 	}
 }
 
 func encodeTokens(t domain.Tokens) tokens {
 	return tokens{
-		TokenType: t.TokenType,
-		Access:    []byte(t.Access.Reveal()), AccessIssued: t.AccessIssued, AccessExpiry: t.AccessExpiry,
+		TokenType: t.TokenType, Scope: t.Scope,
+		Access: []byte(t.Access.Reveal()), AccessIssued: t.AccessIssued, AccessExpiry: t.AccessExpiry,
 		Refresh: []byte(t.Refresh.Reveal()), RefreshExpiry: t.RefreshExpiry,
-		ID: []byte(t.ID.Reveal()),
+		ID: []byte(t.ID.Reveal()), DPoPKey: []byte(t.DPoPKey.Reveal()),
 	}
 }
 
@@ -107,15 +112,15 @@ func (d document) record() (domain.Record, error) {
 		Email:    s.Email, EmailVerified: s.EmailVerified,
 		Roles: s.Roles, Provider: s.Provider, SID: s.SID,
 		Tokens: domain.Tokens{
-			TokenType: t.TokenType,
-			Access:    domain.NewSecret(string(t.Access)), AccessIssued: t.AccessIssued, AccessExpiry: t.AccessExpiry,
+			TokenType: t.TokenType, Scope: t.Scope,
+			Access: domain.NewSecret(string(t.Access)), AccessIssued: t.AccessIssued, AccessExpiry: t.AccessExpiry,
 			Refresh: domain.NewSecret(string(t.Refresh)), RefreshExpiry: t.RefreshExpiry,
-			ID: domain.NewSecret(string(t.ID)),
+			ID: domain.NewSecret(string(t.ID)), DPoPKey: domain.NewSecret(string(t.DPoPKey)),
 		},
 		Name: s.Name, UserAgent: s.UserAgent, Persistent: s.Persistent,
 		CreatedAt: s.CreatedAt, CreatedIP: s.CreatedIP,
 		LastSeenAt: s.LastSeenAt, LastSeenIP: s.LastSeenIP,
-		AuthTime: s.AuthTime, ExpiresAt: s.ExpiresAt,
+		AuthTime: s.AuthTime, ACR: s.ACR, AMR: s.AMR, ExpiresAt: s.ExpiresAt,
 		Version: d.Version,
 	}
 	if copy(r.TicketHash[:], s.TicketHash) != len(r.TicketHash) || len(s.TicketHash) != len(r.TicketHash) {

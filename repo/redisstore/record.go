@@ -33,17 +33,19 @@ var fields = []field{
 	text("subject", func(r *domain.Record) *string { return &r.Owner.Subject }),
 	text("email", func(r *domain.Record) *string { return &r.Email }),
 	flag("email_verified", func(r *domain.Record) *bool { return &r.EmailVerified }),
-	{"roles", plain, readRoles, writeRoles},
+	names("roles", func(r *domain.Record) *[]string { return &r.Roles }),
 	text("provider", func(r *domain.Record) *string { return &r.Provider }),
 	text("oidc_sid", func(r *domain.Record) *string { return &r.SID }),
 
 	text("token_type", func(r *domain.Record) *string { return &r.Tokens.TokenType }).as(token),
+	text("scope", func(r *domain.Record) *string { return &r.Tokens.Scope }).as(token),
 	sealed("access_token", func(r *domain.Record) *domain.Secret { return &r.Tokens.Access }),
 	moment("access_issued", func(r *domain.Record) *time.Time { return &r.Tokens.AccessIssued }).as(token),
 	moment("access_expiry", func(r *domain.Record) *time.Time { return &r.Tokens.AccessExpiry }).as(token),
 	sealed("refresh_token", func(r *domain.Record) *domain.Secret { return &r.Tokens.Refresh }),
 	moment("refresh_expiry", func(r *domain.Record) *time.Time { return &r.Tokens.RefreshExpiry }).as(token),
 	sealed("id_token", func(r *domain.Record) *domain.Secret { return &r.Tokens.ID }),
+	sealed("dpop_key", func(r *domain.Record) *domain.Secret { return &r.Tokens.DPoPKey }),
 
 	text("name", func(r *domain.Record) *string { return &r.Name }),
 	text("user_agent", func(r *domain.Record) *string { return &r.UserAgent }),
@@ -53,6 +55,8 @@ var fields = []field{
 	moment("last_seen_at", func(r *domain.Record) *time.Time { return &r.LastSeenAt }),
 	text("last_seen_ip", func(r *domain.Record) *string { return &r.LastSeenIP }),
 	moment("auth_time", func(r *domain.Record) *time.Time { return &r.AuthTime }),
+	text("acr", func(r *domain.Record) *string { return &r.ACR }),
+	names("amr", func(r *domain.Record) *[]string { return &r.AMR }),
 	moment("expires_at", func(r *domain.Record) *time.Time { return &r.ExpiresAt }),
 
 	{"version", plain, readVersion, writeVersion},
@@ -141,19 +145,20 @@ func writeTicketHash(r *domain.Record, value string) error {
 	return err
 }
 
-func readRoles(r *domain.Record) string {
-	if len(r.Roles) == 0 {
-		return ""
+func names(name string, at func(*domain.Record) *[]string) field {
+	return field{name, plain,
+		func(r *domain.Record) string {
+			if len(*at(r)) == 0 {
+				return ""
+			}
+			list, err := json.Marshal(*at(r))
+			if err != nil {
+				panic(err) // strings can always be marshalled
+			}
+			return string(list)
+		},
+		func(r *domain.Record, value string) error { return json.Unmarshal([]byte(value), at(r)) },
 	}
-	list, err := json.Marshal(r.Roles)
-	if err != nil {
-		panic(err) // strings can always be marshalled
-	}
-	return string(list)
-}
-
-func writeRoles(r *domain.Record, value string) error {
-	return json.Unmarshal([]byte(value), &r.Roles)
 }
 
 func readVersion(r *domain.Record) string { return strconv.FormatInt(r.Version, 10) }

@@ -50,7 +50,7 @@ type field struct {
 }
 
 func fields(t *domain.Tokens) []field {
-	return []field{{"access_token", &t.Access}, {"refresh_token", &t.Refresh}, {"id_token", &t.ID}}
+	return []field{{"access_token", &t.Access}, {"refresh_token", &t.Refresh}, {"id_token", &t.ID}, {"dpop_key", &t.DPoPKey}}
 }
 
 // seal returns the tokens sealed for the device. What is empty stays so.

@@ -89,13 +89,14 @@ func device(n byte) domain.Record {
 		ExpiresAt: end,
 		Tokens: domain.Tokens{
 			Access: domain.NewSecret("access " + word), Refresh: domain.NewSecret("refresh " + word), ID: domain.NewSecret("id " + word),
+			DPoPKey:       domain.NewSecret("key " + word),
 			RefreshExpiry: end,
 		},
 	}
 }
 
 func secrets(r domain.Record) []domain.Secret {
-	return []domain.Secret{r.Tokens.Access, r.Tokens.Refresh, r.Tokens.ID}
+	return []domain.Secret{r.Tokens.Access, r.Tokens.Refresh, r.Tokens.ID, r.Tokens.DPoPKey}
 }
 
 // fixture is a sealed store in memory, with two devices in it.

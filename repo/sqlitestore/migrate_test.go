@@ -2,11 +2,16 @@ package sqlitestore
 
 import (
 	"context"
+	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/pressly/goose/v3"
+
+	"cloakroom/domain"
 	"cloakroom/infra/db"
 )
 
@@ -44,7 +49,65 @@ func TestANewerSchemaIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	alter(t, path, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)")
-	refused(t, path, "written by a newer cloakroom (schema 99, this one knows 1); run that version, or go back to a backup")
+	files, err := migrations.ReadDir("migrations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused(t, path, fmt.Sprintf("written by a newer cloakroom (schema 99, this one knows %d); run that version, or go back to a backup", len(files)))
+}
+
+// What the first version has written is read, and an old process that still has
+// the file open goes on.
+func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cloakroom.db")
+	old, err := db.OpenSQLite(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, old.Write, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.UpTo(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	insert := func(id byte) domain.DeviceID {
+		t.Helper()
+		device := domain.DeviceID{id}
+		_, err := old.Write.ExecContext(t.Context(), `INSERT INTO device (id, ticket_hash, issuer, subject, email, email_verified, roles, provider, sid,
+			token_type, access_issued, access_expiry, refresh_expiry, name, user_agent, persistent, created_at, created_ip,
+			last_seen_at, last_seen_ip, auth_time, expires_at, version, lease_owner, lease_until, access_token, refresh_token, id_token)
+			VALUES (?, ?, 'issuer', 'subject', '', 0, '["admin"]', 'password', '', 'bearer', 1, 2, 3, 'desk', '', 0, 4, '', 5, '', 6, 7, 8, '', 0, x'61', x'72', x'')`,
+			device[:], make([]byte, 32))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return device
+	}
+	before := insert(1)
+	s, err := openAt(t, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, id := range []domain.DeviceID{before, insert(2)} {
+		r, err := s.Get(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Name != "desk" || r.Version != 8 || r.Tokens.Refresh.Reveal() != "r" || len(r.Roles) != 1 ||
+			r.ACR != "" || len(r.AMR) != 0 || r.Tokens.Scope != "" || !r.Tokens.DPoPKey.Empty() {
+			t.Errorf("the record is %+v", r)
+		}
+	}
+	if list, err := s.ListByOwner(t.Context(), domain.Owner{Issuer: "issuer", Subject: "subject"}); err != nil || len(list) != 2 {
+		t.Errorf("the list has %d records, error %v", len(list), err)
+	}
 }
 
 func TestTheDatabaseOfAnotherProgramIsRefused(t *testing.T) {

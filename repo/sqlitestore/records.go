@@ -52,7 +52,7 @@ func (s *Store) ReplaceTokens(ctx context.Context, id domain.DeviceID, leaseOwne
 		return s.ifFound(ctx, id, domain.ErrConflict, s.replaceTokens,
 			t.TokenType, blob(t.Access), t.AccessIssued.UnixMilli(), t.AccessExpiry.UnixMilli(),
 			blob(t.Refresh), t.RefreshExpiry.UnixMilli(), blob(t.ID), expiresAt.UnixMilli(),
-			leaseOwner, free.Until.UnixMilli(), id[:], from)
+			leaseOwner, free.Until.UnixMilli(), id[:], from, t.Scope, blob(t.DPoPKey))
 	})
 }
 

@@ -14,8 +14,8 @@ const (
 	listColumns = "id, ticket_hash, issuer, subject, email, email_verified, roles, provider, sid, " +
 		"token_type, access_issued, access_expiry, refresh_expiry, " +
 		"name, user_agent, persistent, created_at, created_ip, last_seen_at, last_seen_ip, auth_time, expires_at, " +
-		"version, lease_owner, lease_until"
-	columns = listColumns + ", access_token, refresh_token, id_token"
+		"version, lease_owner, lease_until, scope, acr, amr"
+	columns = listColumns + ", access_token, refresh_token, id_token, dpop_key"
 )
 
 // placeholders is one parameter for each of columns.
@@ -27,14 +27,18 @@ func values(r domain.Record) ([]any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("roles: %w", err)
 	}
+	amr, err := json.Marshal(r.AMR)
+	if err != nil {
+		return nil, fmt.Errorf("amr: %w", err)
+	}
 	t := r.Tokens
 	return []any{
 		r.DeviceID[:], r.TicketHash[:], r.Owner.Issuer, r.Owner.Subject, r.Email, r.EmailVerified, string(roles), r.Provider, r.SID,
 		t.TokenType, t.AccessIssued.UnixMilli(), t.AccessExpiry.UnixMilli(), t.RefreshExpiry.UnixMilli(),
 		r.Name, r.UserAgent, r.Persistent, r.CreatedAt.UnixMilli(), r.CreatedIP,
 		r.LastSeenAt.UnixMilli(), r.LastSeenIP, r.AuthTime.UnixMilli(), r.ExpiresAt.UnixMilli(),
-		r.Version, r.Lease.Owner, r.Lease.Until.UnixMilli(),
-		blob(t.Access), blob(t.Refresh), blob(t.ID),
+		r.Version, r.Lease.Owner, r.Lease.Until.UnixMilli(), t.Scope, r.ACR, string(amr),
+		blob(t.Access), blob(t.Refresh), blob(t.ID), blob(t.DPoPKey),
 	}, nil
 }
 
@@ -47,7 +51,7 @@ type scanner interface{ Scan(...any) error }
 // scan reads columns.
 func scan(row scanner) (domain.Record, error) {
 	var r domain.Record
-	err := row.Scan(append(listTargets(&r), secret{&r.Tokens.Access}, secret{&r.Tokens.Refresh}, secret{&r.Tokens.ID})...)
+	err := row.Scan(append(listTargets(&r), secret{&r.Tokens.Access}, secret{&r.Tokens.Refresh}, secret{&r.Tokens.ID}, secret{&r.Tokens.DPoPKey})...)
 	return r, err
 }
 
@@ -65,7 +69,7 @@ func listTargets(r *domain.Record) []any {
 		&t.TokenType, millis{&t.AccessIssued}, millis{&t.AccessExpiry}, millis{&t.RefreshExpiry},
 		&r.Name, &r.UserAgent, &r.Persistent, millis{&r.CreatedAt}, &r.CreatedIP,
 		millis{&r.LastSeenAt}, &r.LastSeenIP, millis{&r.AuthTime}, millis{&r.ExpiresAt},
-		&r.Version, &r.Lease.Owner, millis{&r.Lease.Until},
+		&r.Version, &r.Lease.Owner, millis{&r.Lease.Until}, &t.Scope, &r.ACR, list{&r.AMR},
 	}
 }
 

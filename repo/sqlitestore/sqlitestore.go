@@ -106,7 +106,8 @@ func (s *Store) writeQueries() []query {
 		{&s.create, "INSERT INTO device (" + columns + ") VALUES (" + placeholders + ") ON CONFLICT (id) DO NOTHING"},
 		{&s.overwrite, "UPDATE device SET (" + columns + ") = (" + placeholders + ") WHERE id = ? AND version = ?"},
 		{&s.replaceTokens, `UPDATE device SET token_type = ?1, access_token = ?2, access_issued = ?3, access_expiry = ?4,
-			refresh_token = ?5, refresh_expiry = ?6, id_token = ?7, expires_at = ?8, version = version + 1,
+			refresh_token = ?5, refresh_expiry = ?6, id_token = ?7, scope = ?13, dpop_key = ?14,
+			expires_at = ?8, version = version + 1,
 			lease_until = iif(lease_owner = ?9, ?10, lease_until), lease_owner = iif(lease_owner = ?9, '', lease_owner)
 			WHERE id = ?11 AND version = ?12`},
 		{&s.touch, `UPDATE device SET last_seen_ip = iif(last_seen_at < ?1, ?2, last_seen_ip),

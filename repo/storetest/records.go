@@ -60,17 +60,17 @@ var recordCases = []testCase{
 	}},
 
 	{"a caller's record and the store's have nothing in common", func(f *fixture) {
-		spoil := func(r domain.Record) { r.Roles[0] = "spoilt" }
+		spoil := func(r domain.Record) { r.Roles[0], r.AMR[0] = "spoilt", "spoilt" }
 		created, overwritten := sample(1), sample(2)
 		want := f.create(created)[0]
-		want.Roles = sample(1).Roles
+		want.Roles, want.AMR = sample(1).Roles, sample(1).AMR
 		spoil(created)
 		f.stored(want)
 
 		overwritten.DeviceID = want.DeviceID
 		f.outcome("Overwrite", f.s.Overwrite(f.Context(), overwritten, 1), nil)
 		want = overwritten
-		want.Version, want.Lease, want.Roles = 2, domain.Lease{}, sample(2).Roles
+		want.Version, want.Lease, want.Roles, want.AMR = 2, domain.Lease{}, sample(2).Roles, sample(2).AMR
 		spoil(overwritten)
 		f.stored(want)
 

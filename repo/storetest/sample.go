@@ -63,7 +63,7 @@ func fill(v reflect.Value, leaf *int) {
 		sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n)))
 		reflect.Copy(v, reflect.ValueOf(sum[:v.Len()]))
 	case reflect.Slice: // of strings
-		v.Set(reflect.ValueOf([]string{fmt.Sprintf("role %d", n), "a, b", "", `["c"]`, "ü"}))
+		v.Set(reflect.ValueOf([]string{fmt.Sprintf("name %d", n), "a, b", "", `["c"]`, "ü"}))
 	default:
 		panic(fmt.Sprintf("storetest: fill does not know %v", v.Type()))
 	}
@@ -77,7 +77,8 @@ func bare(n int) domain.Record {
 
 // listed returns the record as it stands in lists: without its Secrets.
 func listed(r domain.Record) domain.Record {
-	r.Tokens.Access, r.Tokens.Refresh, r.Tokens.ID = domain.Secret{}, domain.Secret{}, domain.Secret{}
+	t := &r.Tokens
+	t.Access, t.Refresh, t.ID, t.DPoPKey = domain.Secret{}, domain.Secret{}, domain.Secret{}, domain.Secret{}
 	return r
 }
 
