@@ -71,7 +71,11 @@ func openUnsealed(ctx context.Context, at settings.Store, s settings.Settings, l
 		for _, warning := range r.Warnings {
 			log.WarnContext(ctx, warning)
 		}
-		return redisstore.New(r.Client, redisstore.Config{WaitReplicas: s.RedisWaitReplicas}), nil
+		store, err := redisstore.Open(ctx, r.Client, redisstore.Config{WaitReplicas: s.RedisWaitReplicas})
+		if err != nil {
+			return nil, errors.Join(err, r.Client.Close())
+		}
+		return store, nil
 	case settings.MongoDB:
 		database, err := db.OpenMongo(ctx, at.URL.Reveal())
 		if err != nil {

@@ -213,6 +213,8 @@ func (a *redisAddress) explain(cause error) error {
 		sentence = "does not answer over TLS; start Redis there, correct the address, or begin it with redis if there is no TLS"
 	case errors.Is(cause, syscall.ECONNREFUSED), errors.Is(cause, syscall.ENOENT), isTimeout(cause), isDNS(cause):
 		sentence = "cannot be reached; start Redis there, or correct the address"
+	case says("redis: can't parse"), says("redis: invalid reply"):
+		sentence = "does not speak Redis; correct the address"
 	default:
 		return fmt.Errorf("redis: open %s: %w", a.where, cause)
 	}

@@ -91,7 +91,7 @@ func TestOpenSQLiteSaysWhatToDoAboutRights(t *testing.T) {
 	refused(t, path, path+" cannot be written by this user")
 }
 
-// A read-only disk takes a right to mount that tests do not have.
+// A real one takes a mount of its own; the whole program is tried on one in app.
 func TestExplainKnowsAReadOnlyDisk(t *testing.T) {
 	err := explain("/ro/new.db", &fs.PathError{Op: "open", Path: "/ro/new.db", Err: syscall.EROFS})
 	if want := "/ro/new.db is on a read-only disk; name a file on one that can be written"; !strings.Contains(err.Error(), want) {

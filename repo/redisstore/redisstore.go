@@ -11,6 +11,7 @@
 //	cloakroom:sid:<hash>             of a session at an OpenID provider,
 //	cloakroom:page:<000…fff>         and of all, by the first digits of the id
 //	cloakroom:ping                 written by Ping
+//	cloakroom:layout               the number of this layout
 //	cloakroom:events               a channel, not a key
 //
 // The server removes records an hour after they end, and index keys with their
