@@ -103,9 +103,9 @@ func (h *handlers) signIn(c *fiber.Ctx, in credentials) error {
 	}
 	h.setCookie(c, ticket.Reveal(), rec)
 	if isJSON(c) {
-		return c.JSON(signedIn{DeviceID: rec.DeviceID, ReturnTo: h.landing(in.ReturnTo)})
+		return c.JSON(signedIn{DeviceID: rec.DeviceID, ReturnTo: h.landing(c, in.ReturnTo)})
 	}
-	return c.Redirect(h.landing(in.ReturnTo), fiber.StatusSeeOther)
+	return c.Redirect(h.landing(c, in.ReturnTo), fiber.StatusSeeOther)
 }
 
 func (h *handlers) domainCredentials(c *fiber.Ctx, in credentials) domain.Credentials {
@@ -194,8 +194,8 @@ func (h *handlers) session(c *fiber.Ctx) error {
 }
 
 // landing is where a sign-in leads.
-func (h *handlers) landing(returnTo string) string {
-	return safeReturn(returnTo, cmp.Or(h.home(), h.Prefix+"/devices"))
+func (h *handlers) landing(c *fiber.Ctx, returnTo string) string {
+	return safeReturn(returnTo, cmp.Or(h.home(c), h.Prefix+"/devices"))
 }
 
 // safeReturn returns target if it is a path on this site, else fallback. What

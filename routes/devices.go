@@ -84,7 +84,7 @@ const (
 
 func (h *handlers) devicesPage(c *fiber.Ctx, me domain.Record, records []domain.Record) error {
 	now := domain.Now(h.Now)
-	page := web.DevicesPage{Prefix: h.Prefix, Home: h.home(), Email: me.Email, Now: now, Notice: notices[c.Query("done")]}
+	page := web.DevicesPage{Prefix: h.Prefix, Home: h.home(c), Email: me.Email, Now: now, Notice: notices[c.Query("done")]}
 	for _, r := range records {
 		b := web.Describe(r.UserAgent)
 		page.Devices = append(page.Devices, web.Device{
@@ -99,8 +99,8 @@ func (h *handlers) devicesPage(c *fiber.Ctx, me domain.Record, records []domain.
 }
 
 // home is where the app is, or "" if no route leads to the site's root.
-func (h *handlers) home() string {
-	if _, ok := h.routes.Match("/"); ok {
+func (h *handlers) home(c *fiber.Ctx) string {
+	if h.table.Load().leads(c.Request().Header.Host(), "/") {
 		return "/"
 	}
 	return ""

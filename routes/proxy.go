@@ -45,16 +45,6 @@ func (h *handlers) proxy(c *fiber.Ctx) error {
 	return h.pass(c, x, r)
 }
 
-// destination finds out where a request goes. The target's own bytes decide, as
-// the upstream will see them, and neither Fiber's reading of them nor the Host.
-func (h *handlers) destination(c *fiber.Ctx) (upstream.Destination, error) {
-	to, err := h.routes.Resolve(string(c.Request().Header.RequestURI()))
-	if errors.Is(err, upstream.ErrNoRoute) {
-		return to, errNotFound
-	}
-	return to, err
-}
-
 func (h *handlers) visitAndCookies(c *fiber.Ctx) (v usecase.Visit, cookies string, err error) {
 	v = usecase.Visit{IP: h.clientIP(c).String()}
 	v.Ticket, cookies, err = h.cookies(c)
@@ -91,7 +81,7 @@ type reply struct {
 // answerOf asks the upstream. If that rejects the access token, it asks for
 // another one and then once more, provided that the request's body can be had
 // again.
-func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies string, to upstream.Destination) (reply, error) {
+func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies string, to destination) (reply, error) {
 	// Not under the context that ends with the device: if it is this request's
 	// refresh that is refused, the person is to be told so.
 	session, err := h.broker.AccessToken(x.client, v)
@@ -104,7 +94,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 		return reply{}, err
 	}
 	setBearer(out, session.Record.Tokens.Access)
-	if r.Response, err = h.engine.Do(x.ctx, out); err != nil {
+	if r.Response, err = to.Engine.Do(x.ctx, out); err != nil {
 		return reply{}, err
 	}
 	x.answer = r.Body
@@ -121,7 +111,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 	}
 	finish(r.Response)
 	setBearer(out, session.Record.Tokens.Access)
-	if r.Response, err = h.engine.Do(x.ctx, out); err != nil {
+	if r.Response, err = to.Engine.Do(x.ctx, out); err != nil {
 		return reply{}, err
 	}
 	x.answer = r.Body
@@ -129,7 +119,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 }
 
 // outgoing is the request to the upstream, still without body and bearer.
-func (h *handlers) outgoing(c *fiber.Ctx, cookies string, to upstream.Destination) *upstream.Request {
+func (h *handlers) outgoing(c *fiber.Ctx, cookies string, to destination) *upstream.Request {
 	from := upstream.Client{
 		Peer:    peerAddr(c),
 		Addr:    h.clientIP(c),
@@ -139,7 +129,7 @@ func (h *handlers) outgoing(c *fiber.Ctx, cookies string, to upstream.Destinatio
 	}
 	return &upstream.Request{
 		Method: c.Method(),
-		Target: to.Target,
+		Target: to.Destination.Target,
 		Path:   to.Path,
 		Header: upstream.RequestHeader(c.Request().Header.All(), from, cookies, "Bearer"),
 	}

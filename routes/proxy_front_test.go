@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,9 +48,24 @@ type front struct {
 
 type frontConfig struct {
 	routes  []upstream.Route
+	ruled   []routes.Route // beside those
 	engine  upstream.Config
 	guard   httpguard.Config
 	surface func(*routes.Config)
+}
+
+// table gives every route that has none the engine.
+func (c frontConfig) table(engine upstream.Engine) []routes.Route {
+	list := slices.Clone(c.ruled)
+	for _, r := range c.routes {
+		list = append(list, routes.Route{Route: r})
+	}
+	for i := range list {
+		if list[i].Engine == nil {
+			list[i].Engine = engine
+		}
+	}
+	return list
 }
 
 func newFront(t testing.TB, c frontConfig) *front {
@@ -79,16 +95,16 @@ func newFront(t testing.TB, c frontConfig) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, err := upstream.NewTable(c.routes)
+	engine := upstream.NewTransport(c.engine)
+	table, err := routes.NewTable(c.table(engine))
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine := upstream.NewTransport(c.engine)
 	surface := routes.Config{Prefix: "/auth", Now: now, Log: log}
 	if c.surface != nil {
 		c.surface(&surface)
 	}
-	h := routes.New(b, pages, table, engine, surface)
+	h := routes.New(b, pages, table, surface)
 	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, Logger: log})
 	h.Mount(app)
 	l := listen(t)

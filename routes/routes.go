@@ -16,7 +16,6 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 
-	"cloakroom/infra/upstream"
 	"cloakroom/routes/web"
 	"cloakroom/usecase"
 )
@@ -45,17 +44,16 @@ type handlers struct {
 	Config
 	broker   *usecase.Broker
 	pages    *web.Pages
-	routes   *upstream.Table
-	engine   upstream.Engine
+	table    atomic.Pointer[Table]
 	underway live
 	draining atomic.Bool
 }
 
-// New returns the surface over a broker, the table of upstreams and the engine
-// that reaches them.
-func New(broker *usecase.Broker, pages *web.Pages, table *upstream.Table, engine upstream.Engine, c Config) *Handlers {
+// New returns the surface over a broker and the table of upstreams.
+func New(broker *usecase.Broker, pages *web.Pages, table *Table, c Config) *Handlers {
 	h := &Handlers{}
-	h.Config, h.broker, h.pages, h.routes, h.engine = c, broker, pages, table, engine
+	h.Config, h.broker, h.pages = c, broker, pages
+	h.SetTable(table)
 	return h
 }
 

@@ -20,7 +20,6 @@ import (
 	"cloakroom/infra/fiberapp"
 	"cloakroom/infra/httpguard"
 	"cloakroom/infra/settings"
-	"cloakroom/infra/upstream"
 	"cloakroom/repo"
 	"cloakroom/repo/cachestore"
 	"cloakroom/routes"
@@ -112,14 +111,13 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	if err != nil {
 		return fmt.Errorf("pages: %w", err)
 	}
-	table, err := upstream.NewTable(upstreamRoutes(s.Routes))
+	table, engines, err := newTable(s, nil)
 	if err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
-	engine := upstream.NewTransport(upstream.Config{HeaderTimeout: s.UpstreamHeaderTimeout})
-	defer engine.Close()
+	defer engines.closeBut(nil)
 
-	h := routes.New(b, pages, table, engine, surface(s, log))
+	h := routes.New(b, pages, table, surface(s, log))
 	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, TrustedProxies: s.TrustedProxies, Logger: log})
 	h.Mount(app)
 	listening, stopListening := context.WithCancel(context.WithoutCancel(ctx))
@@ -171,14 +169,6 @@ func hearEnds(ctx context.Context, store repo.Store, h *routes.Handlers) {
 		case <-time.After(resubscribeAfter):
 		}
 	}
-}
-
-func upstreamRoutes(list []settings.Route) []upstream.Route {
-	table := make([]upstream.Route, 0, len(list))
-	for _, r := range list {
-		table = append(table, upstream.Route{Prefix: r.Prefix, Target: r.Upstream, StripPrefix: r.StripPrefix})
-	}
-	return table
 }
 
 // surface is what the HTTP surface is told of the settings.

@@ -20,6 +20,9 @@ import (
 )
 
 // Engine carries requests to upstreams. It is safe for concurrent use.
+//
+// An engine may have a method Close, which closes the connections that nobody
+// uses; those in use end with their requests, and are not kept afterwards.
 type Engine interface {
 	// Do sends r and returns the answer as soon as its header is there, which
 	// may be before r's body is sent. It follows no redirects and keeps no
@@ -94,7 +97,10 @@ const (
 // the log; it may be nil and is not for the client, because it names addresses.
 type Error struct {
 	Kind Kind
-	Err  error
+	// Unsent says that no connection could be made and nothing of the request
+	// has left: it can be sent to another address, whatever its method.
+	Unsent bool
+	Err    error
 }
 
 var kinds = map[Kind]struct {

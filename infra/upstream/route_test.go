@@ -58,7 +58,7 @@ func TestResolve(t *testing.T) {
 		"/x?y=../../z&q={|}^`":           "http://web.test /x?y=../../z&q={|}^`",
 		"/x?u=http://evil.test/%2e%2e//": "http://web.test /x?u=http://evil.test/%2e%2e//",
 	} {
-		d, err := table.Resolve(target)
+		d, err := table.Resolve([]byte("app.test"), target)
 		if err != nil {
 			t.Errorf("Resolve(%q): %v", target, err)
 			continue
@@ -69,18 +69,47 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+func TestResolveByHost(t *testing.T) {
+	table := newTable(t,
+		Route{Prefix: "/", Target: parseURL(t, "http://web.test")},
+		Route{Prefix: "/api/v2", Target: parseURL(t, "http://v2.test")},
+		Route{Hosts: []string{"a.test", "b.test"}, Prefix: "/api", Target: parseURL(t, "http://ab.test"), Rewrite: "/r"},
+		Route{Hosts: []string{"a.test"}, Prefix: "/api/v2/x", Target: parseURL(t, "http://ax.test/base"), Rewrite: "/"},
+		Route{Hosts: []string{"[::1]"}, Prefix: "/", Target: parseURL(t, "http://six.test")},
+	)
+	for request, want := range map[string]string{
+		"a.test /":              "http://web.test/",
+		"a.test /api":           "a.test http://ab.test/r",
+		"A.TEST:8443 /api/v2?q": "a.test http://ab.test/r/v2?q",
+		"a.test. /api/":         "a.test http://ab.test/r/",
+		"b.test /api/v2/x":      "b.test http://ab.test/r/v2/x",
+		"a.test /api/v2/x/y":    "a.test http://ax.test/base/base/y",
+		"a.test /api/v2/x":      "a.test http://ax.test/base/base",
+		"c.test /api/v2/x":      "http://v2.test/api/v2/x",
+		"xa.test /api":          "http://web.test/api",
+		"a.test:x /api":         "http://web.test/api",
+		"a.test:80:80 /api":     "http://web.test/api",
+		"a.test.. /api":         "http://web.test/api",
+		"b.test@a.test /api":    "http://web.test/api",
+		"a.test%00 /api":        "http://web.test/api",
+		" /api":                 "http://web.test/api",
+		"[::1]:80 /x":           "[::1] http://six.test/x",
+		"::1 /x":                "http://web.test/x",
+	} {
+		host, target, _ := strings.Cut(request, " ")
+		d, err := table.Resolve([]byte(host), target)
+		if got := strings.TrimSpace(d.Host + " " + d.Target.String() + d.Path); err != nil || got != want {
+			t.Errorf("%s: %s, %v, want %s", request, got, err, want)
+		}
+	}
+}
+
 func TestResolveWithoutRoute(t *testing.T) {
 	table := newTable(t, Route{Prefix: "/api", Target: parseURL(t, "http://api.test")})
 	for _, target := range []string{"/", "/x", "/apix", "/ap%69x", "/apI"} {
-		if _, err := table.Resolve(target); !errors.Is(err, ErrNoRoute) {
+		if _, err := table.Resolve([]byte("app.test"), target); !errors.Is(err, ErrNoRoute) {
 			t.Errorf("Resolve(%q): %v, want ErrNoRoute", target, err)
 		}
-	}
-	if _, ok := table.Match("/"); ok {
-		t.Error("Match(/) finds a route")
-	}
-	if r, ok := table.Match("/api/x"); !ok || r.Prefix != "/api" {
-		t.Errorf("Match(/api/x) = %q, %v", r.Prefix, ok)
 	}
 }
 
@@ -105,7 +134,7 @@ var badTargets = []string{
 func TestR24_TargetsThatMayNotPass(t *testing.T) {
 	table := newTable(t, Route{Prefix: "/", Target: parseURL(t, "http://web.test")})
 	for _, target := range badTargets {
-		d, err := table.Resolve(target)
+		d, err := table.Resolve([]byte("app.test"), target)
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != BadTarget || e.Status() != 400 {
 			t.Errorf("Resolve(%q) = %+v, %v", target, d, err)
@@ -116,7 +145,7 @@ func TestR24_TargetsThatMayNotPass(t *testing.T) {
 		"/a%2eb", "/%C3%BC", "/%FC", "/a%252fb", "/a%25b", "/100%25", "/100%25/x", "/a%3fb", "/a%23b", "/a%3bb", "/a|b", "/(a)'*!,@:&=+$",
 		"/a/b/", "/%e2%80%ae", "/%c4%af",
 	} {
-		if d, err := table.Resolve(target); err != nil || d.Path != target {
+		if d, err := table.Resolve([]byte("app.test"), target); err != nil || d.Path != target {
 			t.Errorf("Resolve(%q) = %q, %v", target, d.Path, err)
 		}
 	}
@@ -139,6 +168,11 @@ func TestNewTableReportsEveryProblem(t *testing.T) {
 		"userinfo":             {Prefix: "/a", Target: parseURL(t, "http://u:p@web.test")},
 		"query":                {Prefix: "/a", Target: parseURL(t, "http://web.test/?x")},
 		"fragment":             {Prefix: "/a", Target: parseURL(t, "http://web.test/#x")},
+		"rewritten to nowhere": {Prefix: "/a", Target: web, Rewrite: "b"},
+		"rewritten with dots":  {Prefix: "/a", Target: web, Rewrite: "/a/../b"},
+		"host with a port":     {Prefix: "/a", Target: web, Hosts: []string{"a.test:80"}},
+		"host in upper case":   {Prefix: "/a", Target: web, Hosts: []string{"A.test"}},
+		"a host twice":         {Prefix: "/a", Target: web, Hosts: []string{"a.test", "a.test"}},
 		"target's dot segment": {Prefix: "/a", Target: parseURL(t, "http://web.test/a/../b")},
 	} {
 		if _, err := NewTable([]Route{r}); err == nil {
@@ -170,7 +204,7 @@ func FuzzTarget(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, target string) {
-		d, err := table.Resolve(target)
+		d, err := table.Resolve([]byte("app.test"), target)
 		if err != nil {
 			return
 		}

@@ -53,7 +53,7 @@ func NewTransport(c Config) *Transport {
 	setDefault(&c.MaxIdlePerHost, 512)
 	return &Transport{http: &http.Transport{
 		Proxy:                  nil, // the environment's has no say in where requests go
-		DialContext:            (&net.Dialer{Timeout: c.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:            dial(c.ConnectTimeout),
 		TLSClientConfig:        c.TLS,
 		TLSHandshakeTimeout:    c.ConnectTimeout,
 		ResponseHeaderTimeout:  c.HeaderTimeout,
@@ -66,6 +66,22 @@ func NewTransport(c Config) *Transport {
 		ReadBufferSize:         transportBuffer,
 		WriteBufferSize:        transportBuffer,
 	}}
+}
+
+// unsent marks an error of making a connection.
+type unsent struct{ error }
+
+func (e unsent) Unwrap() error { return e.error }
+
+func dial(timeout time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, unsent{err}
+		}
+		return c, nil
+	}
 }
 
 func setDefault[T int | time.Duration](field *T, value T) {
@@ -90,7 +106,7 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			kind = TimedOut
 		}
-		return nil, &Error{Kind: kind, Err: err}
+		return nil, &Error{Kind: kind, Unsent: errors.As(err, new(unsent)) || errors.As(err, new(*tls.CertificateVerificationError)), Err: err}
 	case in.StatusCode < 200:
 		// A switch of protocols that nobody asked for would make the
 		// connection a tunnel past every rule here.
