@@ -2,8 +2,10 @@ package mongostore_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,6 +35,28 @@ func device(n int) domain.Record {
 		CreatedIP:     "192.0.2.1", LastSeenIP: "192.0.2.1",
 		CreatedAt: now, LastSeenAt: now, AuthTime: now, ExpiresAt: now.Add(time.Hour),
 		Tokens: tokens(n),
+	}
+}
+
+func id(n int) domain.DeviceID {
+	var id domain.DeviceID
+	binary.BigEndian.PutUint64(id[:], uint64(n+1)*0x9e3779b97f4a7c15) // all over the index
+	binary.BigEndian.PutUint64(id[8:], uint64(n))
+	return id
+}
+
+func owner(n int) domain.Owner {
+	return domain.Owner{Issuer: "auth", Subject: fmt.Sprint("subject ", n/5)}
+}
+
+func email(n int) string { return fmt.Sprintf("person%d@example.org", n/5) }
+
+func tokens(n int) domain.Tokens {
+	long := fmt.Sprint(n) + strings.Repeat("x", 1200)
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	return domain.Tokens{
+		TokenType: "bearer", AccessIssued: now, AccessExpiry: now.Add(time.Minute), RefreshExpiry: now.Add(time.Hour),
+		Access: domain.NewSecret(long), Refresh: domain.NewSecret(long[:400]), ID: domain.NewSecret(long),
 	}
 }
 

@@ -2,6 +2,7 @@ package sqlitestore_test
 
 import (
 	"bufio"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"cloakroom/domain"
 	"cloakroom/repo"
+	"cloakroom/repo/storetest"
 )
 
 // What a child process does with the store is named in its environment.
@@ -77,6 +79,18 @@ func heard(lines *bufio.Scanner) (s said, ok bool) {
 }
 
 const raceDevices = 50
+
+func id(n int) (id domain.DeviceID) {
+	binary.BigEndian.PutUint64(id[8:], uint64(n+1))
+	return id
+}
+
+// device is the same in every process.
+func device(n int) domain.Record {
+	r := storetest.Realistic(n)
+	r.DeviceID = id(n)
+	return r
+}
 
 // raceForLeases creates the same devices as all its siblings and takes what
 // leases it can.
