@@ -10,8 +10,8 @@ import (
 var (
 	// ErrNotFound: there is no such device.
 	ErrNotFound = errors.New("no such device")
-	// ErrExists: a device with that id is there already.
-	ErrExists = errors.New("device exists")
+	// ErrExists: a device with that id is there already, or a key is spent.
+	ErrExists = errors.New("exists already")
 	// ErrConflict: the record has moved on since it was read.
 	ErrConflict = errors.New("record has changed")
 	// ErrLeaseHeld: another holds the lease.

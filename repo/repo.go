@@ -11,6 +11,7 @@ package repo
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"cloakroom/domain"
@@ -23,6 +24,17 @@ const AnyVersion int64 = 0
 // ExpiresAt, at the least, so that whoever finds it over can still tell why and
 // revoke its tokens.
 const Grace = time.Minute
+
+// LongestKey is how long a key of Spend may be, in bytes.
+const LongestKey = 256
+
+// CheckKey is how every Spend begins.
+func CheckKey(key string) error {
+	if len(key) == 0 || len(key) > LongestKey {
+		return fmt.Errorf("a key of %d bytes: %w", len(key), domain.ErrBadInput)
+	}
+	return nil
+}
 
 // EventKind says what happened to a device.
 type EventKind uint8
@@ -136,8 +148,15 @@ type Store interface {
 	// returned, is domain.ErrBadInput.
 	Page(ctx context.Context, cursor string, limit int) (records []domain.Record, next string, err error)
 
-	// Sweep removes up to limit records whose ExpiresAt is not after now and
-	// returns how many. It is housekeeping; a store whose server does it (see
+	// Spend marks a key as used until then, once for all replicas: while it is
+	// marked, nothing changes and the answer is domain.ErrExists. That goes by the
+	// store's clock; a key whose time is over is as if it had never been spent,
+	// and forgotten by itself. It has 1 to LongestKey bytes, which may be any; one
+	// that has not is domain.ErrBadInput.
+	Spend(ctx context.Context, key string, until time.Time) error
+
+	// Sweep removes up to limit records whose ExpiresAt is not after now, and
+	// then keys that are over by then, and returns how many. It is housekeeping; a store whose server does it (see
 	// Grace) does nothing and returns 0.
 	Sweep(ctx context.Context, now time.Time, limit int) (int, error)
 

@@ -24,13 +24,14 @@ type Store struct {
 
 	mu      sync.Mutex
 	records map[domain.DeviceID]domain.Record
+	spent   map[string]time.Time // until when
 }
 
 var _ repo.Store = (*Store)(nil)
 
 // New returns an empty store whose leases go by now.
 func New(now func() time.Time) *Store {
-	return &Store{now: now, hub: events.NewHub(), records: make(map[domain.DeviceID]domain.Record)}
+	return &Store{now: now, hub: events.NewHub(), records: make(map[domain.DeviceID]domain.Record), spent: make(map[string]time.Time)}
 }
 
 // lock takes the mutex, unless ctx is over.
@@ -370,6 +371,22 @@ func (s *Store) Page(ctx context.Context, cursor string, limit int) ([]domain.Re
 	return page, next, nil
 }
 
+// Spend implements repo.Store.
+func (s *Store) Spend(ctx context.Context, key string, until time.Time) error {
+	if err := repo.CheckKey(key); err != nil {
+		return err
+	}
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	defer s.mu.Unlock()
+	if s.spent[key].After(s.now()) {
+		return domain.ErrExists
+	}
+	s.spent[key] = until
+	return nil
+}
+
 // Sweep implements repo.Store.
 func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (int, error) {
 	if err := s.lock(ctx); err != nil {
@@ -383,6 +400,15 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 		}
 		if !r.ExpiresAt.After(now) {
 			s.end(id)
+			swept++
+		}
+	}
+	for key, until := range s.spent {
+		if swept >= limit {
+			break
+		}
+		if !until.After(now) {
+			delete(s.spent, key)
 			swept++
 		}
 	}

@@ -210,5 +210,38 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 			told = append(told, n)
 		}
 	}
-	return len(told), failed(ctx, "sweep", err)
+	swept := len(told)
+	if err == nil {
+		var forgotten int
+		forgotten, err = forget(ctx, s.spent, "until", now, limit-swept)
+		swept += forgotten
+	}
+	return swept, failed(ctx, "sweep", err)
+}
+
+// forget removes up to limit documents whose time is over.
+func forget(ctx context.Context, collection *mongo.Collection, field string, now time.Time, limit int) (int, error) {
+	if limit < 1 {
+		return 0, nil
+	}
+	over := bson.D{{Key: field, Value: bson.D{{Key: "$lte", Value: now}}}}
+	cursor, err := collection.Find(ctx, over, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
+	if err != nil {
+		return 0, err
+	}
+	var found []struct {
+		ID any `bson:"_id"`
+	}
+	if err := cursor.All(ctx, &found); err != nil {
+		return 0, err
+	}
+	removed := 0
+	for _, f := range found {
+		result, err := collection.DeleteOne(ctx, append(bson.D{{Key: "_id", Value: f.ID}}, over...))
+		if err != nil {
+			return removed, err
+		}
+		removed += int(result.DeletedCount)
+	}
+	return removed, nil
 }

@@ -56,6 +56,7 @@ type Store struct {
 	devices   *mongo.Collection
 	committed *mongo.Collection // the same, read as the majority has it
 	touched   *mongo.Collection // the same, for writes that may get lost
+	spent     *mongo.Collection // what Spend has marked
 
 	stop  context.CancelFunc // of the feed
 	loops sync.WaitGroup
@@ -79,6 +80,7 @@ func Open(ctx context.Context, database *mongo.Database, log *slog.Logger, now f
 		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)})
 	s.devices = database.Collection("devices", durable)
 	s.committed = s.devices // with a standalone server
+	s.spent = database.Collection("spent", durable)
 	s.touched = s.devices.Clone(options.Collection().SetWriteConcern(writeconcern.W1()))
 
 	if err := s.open(ctx, database, durable, log); err != nil {
@@ -102,6 +104,9 @@ func (s *Store) open(ctx context.Context, database *mongo.Database, durable *opt
 		return explain(database, "read the schema's version", err)
 	}
 	if s.ttl, err = makeIndexes(ctx, s.devices); err != nil {
+		return explain(database, "create indexes", err)
+	}
+	if _, err = makeExpiry(ctx, s.spent, "until", 0); err != nil {
 		return explain(database, "create indexes", err)
 	}
 	if !s.ttl {

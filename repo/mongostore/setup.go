@@ -93,10 +93,17 @@ func makeIndexes(ctx context.Context, devices *mongo.Collection) (ttl bool, err 
 			return false, err
 		}
 	}
-	expiry := bson.D{{Key: "expires_at", Value: 1}}
-	err = makeIndex(ctx, devices, expiry, options.Index().SetName("expiry").SetExpireAfterSeconds(int32(repo.Grace/time.Second)))
+	return makeExpiry(ctx, devices, "expires_at", repo.Grace)
+}
+
+// makeExpiry makes the index by which the server expires documents a while after
+// the time in a field, and reports whether it does. If it does not, Sweep goes by
+// the index.
+func makeExpiry(ctx context.Context, collection *mongo.Collection, field string, after time.Duration) (ttl bool, err error) {
+	expiry := bson.D{{Key: field, Value: 1}}
+	err = makeIndex(ctx, collection, expiry, options.Index().SetName("expiry").SetExpireAfterSeconds(int32(after/time.Second)))
 	if hasCode(err, codeNotImplemented) {
-		return false, makeIndex(ctx, devices, expiry, options.Index().SetName("expiry"))
+		return false, makeIndex(ctx, collection, expiry, options.Index().SetName("expiry"))
 	}
 	return err == nil, err
 }

@@ -10,6 +10,7 @@
 //	cloakroom:email:<hash>           of a verified email address,
 //	cloakroom:sid:<hash>             of a session at an OpenID provider,
 //	cloakroom:page:<000…fff>         and of all, by the first digits of the id
+//	cloakroom:spent:<hash>         a key that Spend has marked
 //	cloakroom:ping                 written by Ping
 //	cloakroom:layout               the number of this layout
 //	cloakroom:events               a channel, not a key
@@ -230,6 +231,15 @@ func (s *Store) RenewLease(ctx context.Context, id domain.DeviceID, owner string
 func (s *Store) ReleaseLease(ctx context.Context, id domain.DeviceID, owner string) error {
 	c := &call{script: releaseLeaseScript, key: s.deviceKey(id), args: []any{owner}}
 	return failed(ctx, "release the lease", s.done(ctx, c))
+}
+
+// Spend implements repo.Store.
+func (s *Store) Spend(ctx context.Context, key string, until time.Time) error {
+	if err := repo.CheckKey(key); err != nil {
+		return err
+	}
+	c := &call{script: spendScript, key: s.indexKey("spent:", key), args: []any{mark(), millis(until)}, durable: true}
+	return failed(ctx, "spend", s.done(ctx, c))
 }
 
 // Sweep implements repo.Store. The server removes what is over.

@@ -220,6 +220,14 @@ if get('lease_owner')[1] == ARGV[1] then redis.call('HDEL', key, 'lease_owner', 
 return {'ok'}
 `)
 
+	// spend: mark of the call, until when.
+	spendScript = newScript(`
+local by = redis.call('GET', key)
+if by then return {by == ARGV[1] and 'ok' or 'exists'} end
+if tonumber(ARGV[2]) > clock() then redis.call('SET', key, ARGV[1], 'PXAT', ARGV[2]) end
+return {'ok'}
+`)
+
 	// ping: channel, message.
 	pingScript = newScript(`
 redis.call('SET', key, '1', 'PX', 60000)

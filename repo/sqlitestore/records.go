@@ -174,16 +174,38 @@ func (s *Store) Page(ctx context.Context, cursor string, limit int) ([]domain.Re
 	return page, page[limit-1].DeviceID.String(), nil
 }
 
+// Spend implements repo.Store.
+func (s *Store) Spend(ctx context.Context, key string, until time.Time) error {
+	if err := repo.CheckKey(key); err != nil {
+		return err
+	}
+	return s.change(ctx, "spend", true, func(ctx context.Context) error {
+		marked, err := exec(ctx, s.spend, []byte(key), until.UnixMilli(), s.now().UnixMilli())
+		if err == nil && !marked {
+			err = domain.ErrExists
+		}
+		return err
+	})
+}
+
 // Sweep implements repo.Store.
 func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (int, error) {
-	swept, err := write(ctx, s.writer, false, func(ctx context.Context) (int64, error) {
-		result, err := s.expire.ExecContext(ctx, now.UnixMilli(), max(limit, 0)) // below 0 is no limit to SQLite
-		if err != nil {
-			return 0, err
+	swept, err := write(ctx, s.writer, false, func(ctx context.Context) (int, error) {
+		swept := 0
+		for _, remove := range []*sql.Stmt{s.expire, s.forget} {
+			result, err := remove.ExecContext(ctx, now.UnixMilli(), max(limit-swept, 0)) // below 0 is no limit to SQLite
+			if err != nil {
+				return 0, err
+			}
+			rows, err := result.RowsAffected()
+			if err != nil {
+				return 0, err
+			}
+			swept += int(rows)
 		}
-		return result.RowsAffected()
+		return swept, nil
 	})
-	return int(swept), failed(ctx, "sweep", err)
+	return swept, failed(ctx, "sweep", err)
 }
 
 // change is write for work without a result.

@@ -21,8 +21,8 @@ import (
 
 // Store implements repo.Store.
 //
-// What ReplaceTokens, Create, Overwrite, Rename and the deletions have done
-// survives a power cut: their commits wait for the disk. Touches, leases and
+// What ReplaceTokens, Create, Overwrite, Rename, Spend and the deletions have
+// done survives a power cut: their commits wait for the disk. Touches, leases and
 // what was swept survive a crash of the process; lost to a power cut, they are
 // made good by the next request.
 type Store struct {
@@ -41,6 +41,7 @@ type Store struct {
 	// On the writer's connection; its goroutine alone uses them.
 	find, create, overwrite, replaceTokens, touch, rename     *sql.Stmt
 	remove, removeByOwner, removeByEmail, removeBySID, expire *sql.Stmt
+	spend, forget                                             *sql.Stmt
 	takeLease, renewLease, releaseLease                       *sql.Stmt
 }
 
@@ -119,6 +120,8 @@ func (s *Store) writeQueries() []query {
 		{&s.removeByEmail, "DELETE FROM device" + byEmail + " RETURNING " + columns},
 		{&s.removeBySID, "DELETE FROM device" + bySID + " RETURNING " + columns},
 		{&s.expire, "DELETE FROM device WHERE id IN (SELECT id FROM device WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"},
+		{&s.spend, "INSERT INTO spent (key, until) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET until = ?2 WHERE until <= ?3"},
+		{&s.forget, "DELETE FROM spent WHERE key IN (SELECT key FROM spent WHERE until <= ? ORDER BY until LIMIT ?)"},
 		{&s.takeLease, `UPDATE device SET lease_owner = ?1, lease_until = ?2
 			WHERE id = ?3 AND (lease_owner IN ('', ?1) OR lease_until <= ?4) RETURNING ` + columns},
 		{&s.renewLease, "UPDATE device SET lease_until = ?1 WHERE id = ?2 AND lease_owner = ?3 AND lease_until > ?4"},

@@ -37,6 +37,7 @@ func calls(s repo.Store, ctx context.Context, r domain.Record) map[string]func()
 			_, _, err := s.Page(ctx, "", 10)
 			return err
 		},
+		"Spend":     func() error { return s.Spend(ctx, "the key", time.Now().Add(time.Hour)) },
 		"Sweep":     func() error { return errOf(s.Sweep(ctx, r.ExpiresAt.Add(time.Hour), 10)) },
 		"Subscribe": func() error { return s.Subscribe(ctx, func(repo.Event) {}) },
 		"Ping":      func() error { return s.Ping(ctx) },
@@ -72,6 +73,7 @@ var handleCases = []testCase{
 		if n := len(f.pages(10, nil)); n != 1 {
 			f.Errorf("there are %d records, want 1", n)
 		}
+		f.outcome("Spend after all that", f.s.Spend(f.Context(), "the key", time.Now().Add(time.Hour)), nil)
 	}},
 
 	{"a context that ends during a call leaves the record whole", func(f *fixture) {

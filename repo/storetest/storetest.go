@@ -40,6 +40,7 @@ func Run(t *testing.T, h Harness) {
 		{"Leases", leaseCases},
 		{"Deletes", deleteCases},
 		{"Lists", listCases},
+		{"Keys", keyCases},
 		{"Events", eventCases},
 		{"Handles", handleCases},
 	} {
