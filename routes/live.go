@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"cloakroom/domain"
 )
@@ -22,8 +23,13 @@ type live struct {
 }
 
 type liveShard struct {
-	mu        sync.Mutex
-	exchanges map[domain.DeviceID]map[*exchange]struct{}
+	mu      sync.Mutex
+	devices map[domain.DeviceID]liveDevice
+}
+
+type liveDevice struct {
+	exchanges map[*exchange]struct{}
+	until     time.Time // when the device is to be looked at again; zero if never
 }
 
 func (l *live) shard(id domain.DeviceID) *liveShard { return &l.shards[int(id[0])%len(l.shards)] }
@@ -33,13 +39,15 @@ func (l *live) add(id domain.DeviceID, x *exchange) {
 	s := l.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.exchanges == nil {
-		s.exchanges = make(map[domain.DeviceID]map[*exchange]struct{})
+	if s.devices == nil {
+		s.devices = make(map[domain.DeviceID]liveDevice)
 	}
-	if s.exchanges[id] == nil {
-		s.exchanges[id] = make(map[*exchange]struct{})
+	d, ok := s.devices[id]
+	if !ok {
+		d.exchanges = make(map[*exchange]struct{})
+		s.devices[id] = d
 	}
-	s.exchanges[id][x] = struct{}{}
+	d.exchanges[x] = struct{}{}
 }
 
 // remove forgets an exchange that is over.
@@ -47,9 +55,21 @@ func (l *live) remove(id domain.DeviceID, x *exchange) {
 	s := l.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.exchanges[id], x)
-	if len(s.exchanges[id]) == 0 {
-		delete(s.exchanges, id)
+	delete(s.devices[id].exchanges, x)
+	if len(s.devices[id].exchanges) == 0 {
+		delete(s.devices, id)
+	}
+}
+
+// until notes when a device ends, as far as is known, if it has an exchange
+// under way.
+func (l *live) until(id domain.DeviceID, t time.Time) {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d, ok := s.devices[id]; ok {
+		d.until = t
+		s.devices[id] = d
 	}
 }
 
@@ -58,19 +78,21 @@ func (l *live) cut(id domain.DeviceID) {
 	s := l.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for x := range s.exchanges[id] {
+	for x := range s.devices[id].exchanges {
 		x.cut(errDeviceEnded)
 	}
 }
 
-// devices returns those that have an exchange under way.
-func (l *live) devices() []domain.DeviceID {
+// where returns the devices with an exchange under way that ok holds for.
+func (l *live) where(ok func(liveDevice) bool) []domain.DeviceID {
 	var ids []domain.DeviceID
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.Lock()
-		for id := range s.exchanges {
-			ids = append(ids, id)
+		for id, d := range s.devices {
+			if ok(d) {
+				ids = append(ids, id)
+			}
 		}
 		s.mu.Unlock()
 	}
@@ -81,12 +103,59 @@ func (l *live) devices() []domain.DeviceID {
 // tells that the device is gone, on whatever replica it was signed out.
 func (h *Handlers) DeviceEnded(id domain.DeviceID) { h.underway.cut(id) }
 
+// DeviceChanged has Watch look at a device's end anew. It is called when the
+// store tells that the record is another than before.
+func (h *Handlers) DeviceChanged(id domain.DeviceID) { h.underway.until(id, time.Unix(0, 0)) }
+
 // Recheck cuts what devices have under way that are gone. It is called when the
 // store may have missed telling so. An error of the store cuts nobody.
 func (h *Handlers) Recheck(ctx context.Context) {
-	for _, id := range h.underway.devices() {
-		if h.broker.Gone(ctx, id) {
-			h.underway.cut(id)
+	h.recheck(ctx, h.underway.where(func(liveDevice) bool { return true }))
+}
+
+// watchEvery is how often Watch looks for devices that time has ended.
+const watchEvery = 250 * time.Millisecond
+
+// Watch cuts what devices have under way whose records end by time, until ctx
+// ends. One tick for all, because nearly every exchange is over long before its
+// device is.
+func (h *Handlers) Watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
 		}
+		now := h.Now()
+		h.recheck(ctx, h.underway.where(func(d liveDevice) bool { return !d.until.IsZero() && !now.Before(d.until) }))
+	}
+}
+
+const (
+	recheckWorkers = 8
+	recheckTimeout = 5 * time.Second
+)
+
+// recheck asks the store when the devices end, and cuts those that have ended.
+// The others' end is noted: another replica may have seen them since.
+func (h *Handlers) recheck(ctx context.Context, ids []domain.DeviceID) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	free := make(chan struct{}, recheckWorkers)
+	for _, id := range ids {
+		free <- struct{}{}
+		running.Go(func() {
+			defer func() { <-free }()
+			ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
+			defer cancel()
+			switch end, err := h.broker.End(ctx, id); {
+			case err == nil:
+				h.underway.until(id, end)
+			case errors.Is(err, domain.ErrSignedOut):
+				h.underway.cut(id)
+			}
+		})
 	}
 }

@@ -65,18 +65,18 @@ func (h *handlers) begin(c *fiber.Ctx) error {
 			return err
 		}
 	}
-	line.status = c.Response().StatusCode()
 	if !line.deferred {
+		line.status = c.Response().StatusCode()
 		line.end(nil)
 	}
 	return nil
 }
 
 // logLater takes the log line over from begin: it is written when end is
-// called.
+// called, which may be before the handler has returned. The status is set already.
 func logLater(c *fiber.Ctx) *requestLog {
 	line := c.Locals(requestLogKey).(*requestLog)
-	line.deferred = true
+	line.deferred, line.status = true, c.Response().StatusCode()
 	return line
 }
 
@@ -107,16 +107,19 @@ func plausibleRequestID(id string) bool {
 	return true
 }
 
-// checkOrigin refuses a request that changes something, if it comes with our
-// cookie or to a path of ours, unless it proves that it does not come from
+// checkOrigin refuses a request that changes something or that asks to switch
+// protocols, if it comes with our cookie or to a path of ours, unless it proves that it does not come from
 // somebody else's page: by an Origin that is ours, by the browser's word that
 // the page is ours, or by a header that no page can send elsewhere without
 // being asked first. Signing in is among what is refused, so that nobody is
-// signed in as somebody else by a planted form.
+// signed in as somebody else by a planted form. What a page of somebody else's
+// asks of a WebSocket it could read as well, because no browser holds it to CORS.
 func (h *handlers) checkOrigin(c *fiber.Ctx) error {
 	switch c.Method() {
 	case fiber.MethodGet, fiber.MethodHead, fiber.MethodOptions:
-		return c.Next()
+		if upgradeOf(c) == "" {
+			return c.Next()
+		}
 	}
 	if !h.isOwn(c.Path()) {
 		switch ticket, _, err := h.cookies(c); {
@@ -196,8 +199,8 @@ func (h *handlers) secure(c *fiber.Ctx) {
 	c.Set(fiber.HeaderReferrerPolicy, "same-origin")
 	c.Set("Cross-Origin-Opener-Policy", "same-origin")
 	c.Set("Cross-Origin-Resource-Policy", "same-origin")
-	if h.HSTS != "" {
-		c.Set(fiber.HeaderStrictTransportSecurity, h.HSTS)
+	if h.SecureCookie {
+		c.Set(fiber.HeaderStrictTransportSecurity, "max-age=31536000")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -88,11 +89,13 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 	if err != nil {
 		return reply{}, err
 	}
+	x.until(h.broker.Lifetimes.EndsAt(session.Record))
 	r := reply{head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11()}
 	out := h.outgoing(c, cookies, to)
 	if x.body, err = receive(c.Context(), out); err != nil {
 		return reply{}, err
 	}
+	out.Upgrade = upgradeOf(c)
 	setBearer(out, session.Record.Tokens.Access)
 	if r.Response, err = to.Engine.Do(x.ctx, out); err != nil {
 		return reply{}, err
@@ -202,6 +205,13 @@ func (x *exchange) hangUp() { x.leave(errClientGone) }
 
 // cut stops what is under way.
 func (x *exchange) cut(why error) { x.cancel(why) }
+
+// until notes when the device ends, if nothing more is heard of it.
+func (x *exchange) until(end time.Time) {
+	if !x.device.IsZero() {
+		x.live.until(x.device, end)
+	}
+}
 
 // cause says why the exchange was cut: errClientGone or errDeviceEnded. It is nil
 // if it was not, and means nothing after end.

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/gofiber/fiber/v2"
@@ -26,6 +25,9 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 		// not be taken for the next request.
 		c.Context().SetConnectionClose()
 	}
+	if r.Tunnel != nil {
+		return h.openTunnel(c, x, r)
+	}
 	switch {
 	case r.head || r.Length == 0 || r.Status == fiber.StatusNoContent || r.Status == fiber.StatusNotModified:
 		x.end()
@@ -42,7 +44,7 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 	case r.Length > 0:
 		out.SetBodyStream(s, int(r.Length))
 	case r.http10:
-		s.hijack(c.Context())
+		s.untilClose(c.Context())
 	default:
 		s.announce(r.Trailers)
 		out.SetBodyStream(s, -1)
@@ -54,9 +56,6 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r *upstream.Response) {
 	date := ""
 	for _, f := range upstream.ResponseHeader(r.Header, h.cookieName()) {
-		if h.HSTS != "" && strings.EqualFold(f.Name, fiber.HeaderStrictTransportSecurity) {
-			continue // it speaks for the whole host, so it is ours to say
-		}
 		switch f.Name {
 		case fiber.HeaderDate:
 			date = f.Value
@@ -70,9 +69,6 @@ func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r *upstream.Response
 		date = string(fasthttp.AppendHTTPDate(nil, h.Now()))
 	}
 	setDate(out, date)
-	if h.HSTS != "" {
-		out.Set(fiber.HeaderStrictTransportSecurity, h.HSTS)
-	}
 }
 
 // setDate sets the Date field, which fasthttp takes for its own and ignores. As a
@@ -191,22 +187,25 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// hijack sends an answer of unknown length to a client that does not know
+// untilClose sends an answer of unknown length to a client that does not know
 // chunks: its end is the connection's (RFC 9112, section 6.3). fasthttp would
 // send chunks regardless.
-func (s *stream) hijack(fctx *fasthttp.RequestCtx) {
+func (s *stream) untilClose(fctx *fasthttp.RequestCtx) {
 	s.response.Header.SetConnectionClose()
-	fctx.HijackSetNoResponse(true)
-	fctx.Hijack(func(client net.Conn) {
+	s.hijack(fctx, func(client net.Conn) {
 		defer s.Close()
 		_, err := client.Write(s.response.Header.Header())
 		if err == nil {
 			_, err = s.WriteTo(client)
 		}
-		if err != nil && s.guard != nil {
-			s.guard.Break()
+		if err == nil || s.guard == nil {
+			return
 		}
-	})
+		// A reset is the only sign that this is not the end.
+		if tcp, ok := s.guard.Conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+	}, func(error) { _ = s.Close() })
 }
 
 var _ fasthttp.BodyWriterTo = (*stream)(nil)

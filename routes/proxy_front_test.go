@@ -44,6 +44,8 @@ type front struct {
 	cookie string       // our own, "name=value"
 	late   atomic.Int64 // nanoseconds by which the broker's clock is ahead
 	logged syncBuffer
+
+	handlers *routes.Handlers
 }
 
 type frontConfig struct {
@@ -110,9 +112,12 @@ func newFront(t testing.TB, c frontConfig) *front {
 	l := listen(t)
 	f.addr = l.Addr().String()
 	running.Go(func() { _ = app.Listener(httpguard.Listener(l, c.guard)) })
+	running.Go(func() { h.Watch(ctx) })
+	f.handlers = h
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), within)
 		defer cancel()
+		h.CloseTunnels(ctx)
 		_ = app.ShutdownWithContext(ctx)
 		engine.Close()
 		client.Close()

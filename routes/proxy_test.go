@@ -237,23 +237,3 @@ func TestExpectIsAnsweredAfterTheSessionIsChecked(t *testing.T) {
 	}
 	rec.none(t)
 }
-
-func TestUpgradesDoNotPass(t *testing.T) {
-	rec := newRecorder()
-	f := newProxy(t, rec)
-	for _, fields := range []string{
-		"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x",
-		"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
-	} {
-		c := f.dial("GET / HTTP/1.1\r\n"+fields, "")
-		if resp := c.head("GET"); resp.StatusCode != 200 {
-			t.Errorf("%s: %s", fields, resp.Status)
-		}
-		got := receive(t, "the request", rec.got)
-		for _, name := range []string{"Connection", "Upgrade", "Http2-Settings"} {
-			if v := got.Header.Get(name); v != "" {
-				t.Errorf("%s: %s: %q", fields, name, v)
-			}
-		}
-	}
-}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 
+	"cloakroom/infra/tunnel"
 	"cloakroom/routes/web"
 	"cloakroom/usecase"
 )
@@ -28,14 +29,15 @@ type Config struct {
 	AllowedOrigins []string       // origins beside ours that may send state-changing requests
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
 	SecureCookie   bool           // browsers reach us over TLS
-	HSTS           string         // Strict-Transport-Security of every answer, an upstream's too; "" for none
 	SameSiteStrict bool           // SameSite=Strict instead of Lax
 	Registration   bool           // the auth server registers people
 	// AbsoluteLifetime is how long a sign-in can last: needed, for the cookie
 	// of those who want to be remembered.
 	AbsoluteLifetime time.Duration
-	Now              func() time.Time
-	Log              *slog.Logger
+	// Tunnel is for how long a WebSocket waits for what.
+	Tunnel tunnel.Config
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Handlers is the surface, ready to be mounted.
@@ -47,6 +49,7 @@ type handlers struct {
 	pages    *web.Pages
 	table    atomic.Pointer[Table]
 	underway live
+	tunnels  tunnels
 	draining atomic.Bool
 }
 

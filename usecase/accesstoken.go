@@ -84,14 +84,26 @@ func (b *Broker) withAccessToken(ctx context.Context, v Visit) (domain.Record, e
 	return rec, nil
 }
 
-// Gone reports whether a device is known to be there no more. That the store
-// cannot be asked is not known.
-func (b *Broker) Gone(ctx context.Context, id domain.DeviceID) bool {
+// End returns when a device ends if nothing more is heard of it, as the store
+// has it at this moment. One that is gone, or that time has ended, which is then
+// removed, is domain.ErrSignedOut. That the store cannot be asked is
+// domain.ErrStore.
+func (b *Broker) End(ctx context.Context, id domain.DeviceID) (time.Time, error) {
 	if cache, ok := b.store.(forgetful); ok {
 		cache.Forget(id)
 	}
-	_, err := b.store.Get(ctx, id)
-	return errors.Is(err, domain.ErrNotFound)
+	rec, err := b.store.Get(ctx, id)
+	switch {
+	case errors.Is(err, domain.ErrNotFound):
+		return time.Time{}, domain.ErrSignedOut
+	case err != nil:
+		return time.Time{}, storeError("read the record", err)
+	}
+	if why := b.Lifetimes.Ended(rec, b.now()); why != domain.NotEnded {
+		b.endRecord(ctx, rec, string(why))
+		return time.Time{}, domain.ErrSignedOut
+	}
+	return b.Lifetimes.EndsAt(rec), nil
 }
 
 // Rejected returns the session again after the upstream answered 401 to its

@@ -2,12 +2,15 @@ package broker_test
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"cloakroom/domain"
 	"cloakroom/infra/authapi/authapitest"
@@ -113,6 +116,67 @@ func TestOpenStreamEndsWithTheDevice(t *testing.T) {
 			t.Errorf("the stream went on for %v after the sign-out", took)
 		}
 	})
+}
+
+// TestWebSocketEndsWithTheDevice: so is a WebSocket, and one of a device that
+// ends by time.
+func TestWebSocketEndsWithTheDevice(t *testing.T) {
+	const lifetime = 3 * time.Second
+	for name, change := range map[string]func(*settings.Settings){
+		"redis":  onRedis(redistest.Any(t)),
+		"sqlite": func(*settings.Settings) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStack(t, change)
+			second, _ := s.replica()
+			b := s.browser()
+			b.signIn(email)
+			ended := b.at(second).openSocket(t)
+			b.do("POST", "/auth/logout", "", asScript).want(t, 204, "")
+			if took := ended(); took > time.Second {
+				t.Errorf("it went on for %v after the sign-out", took)
+			}
+		})
+		t.Run(name+", by time", func(t *testing.T) {
+			s := newStack(t, func(s *settings.Settings) {
+				change(s)
+				s.IdleTimeout, s.AbsoluteLifetime, s.TouchInterval = lifetime, lifetime, time.Second
+			})
+			b := s.browser()
+			b.signIn(email)
+			signedIn := time.Now()
+			b.openSocket(t)()
+			if lived := time.Since(signedIn); lived < lifetime-100*time.Millisecond || lived > lifetime+time.Second {
+				t.Errorf("it ended %v after the sign-in, want %v", lived, lifetime)
+			}
+		})
+	}
+}
+
+// openSocket opens a WebSocket and sees that it works. ended waits for its end
+// and returns how long that took.
+func (b *browser) openSocket(t *testing.T) (ended func() time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	ws, _, err := websocket.Dial(ctx, b.url+"/socket", &websocket.DialOptions{HTTPClient: b.client, HTTPHeader: http.Header{"Origin": {b.url}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ws.CloseNow() })
+	if err := ws.Write(ctx, websocket.MessageText, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, message, err := ws.Read(ctx); err != nil || string(message) != "hello" {
+		t.Fatalf("%q, %v", message, err)
+	}
+	return func() time.Duration {
+		begun := time.Now()
+		if _, _, err := ws.Read(ctx); err == nil || ctx.Err() != nil {
+			t.Errorf("it does not end: %v", err)
+		}
+		return time.Since(begun)
+	}
 }
 
 // TestR9_ReplicasRefreshOnce lets requests over three replicas find the same

@@ -6,7 +6,6 @@ package broker
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,7 +17,6 @@ import (
 
 	"cloakroom/domain"
 	"cloakroom/infra/authapi"
-	"cloakroom/infra/certificate"
 	"cloakroom/infra/fiberapp"
 	"cloakroom/infra/httpguard"
 	"cloakroom/infra/settings"
@@ -58,10 +56,6 @@ func Listen(address string) (net.Listener, error) {
 // end.
 func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger) (err error) {
 	defer l.Close()
-	cert, err := openCertificate(s, log)
-	if err != nil {
-		return err
-	}
 	store, err := OpenStore(ctx, s.Store, s, log)
 	if err != nil {
 		return err
@@ -99,7 +93,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(behind) })
-	err = serveHTTP(ctx, l, cert, s, log, b, store)
+	err = serveHTTP(ctx, l, s, log, b, store)
 	// The work behind ends first, so that what it gives back is drained too.
 	stopBehind()
 	running.Wait()
@@ -112,7 +106,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 
 // serveHTTP puts the surface over b and serves it until ctx ends and what was
 // under way then is done or out of time.
-func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s settings.Settings, log *slog.Logger, b *usecase.Broker, store repo.Store) error {
+func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger, b *usecase.Broker, store repo.Store) error {
 	pages, err := web.New()
 	if err != nil {
 		return fmt.Errorf("pages: %w", err)
@@ -129,12 +123,9 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 	listening, stopListening := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { hearEnds(listening, store, h) })
+	running.Go(func() { h.Watch(listening) })
 	defer func() { stopListening(); running.Wait() }()
 
-	if cert != nil {
-		running.Go(func() { keepCertificate(listening, cert, log) })
-		l = tls.NewListener(l, cert.TLS())
-	}
 	failed := make(chan error, 1)
 	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
 	log.InfoContext(ctx, "broker listens", "address", l.Addr().String(), "store", s.Store.Kind)
@@ -151,7 +142,10 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 	h.Drain()
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownGrace)
 	defer cancel()
-	if err := app.ShutdownWithContext(grace); err != nil {
+	stopped := make(chan error, 1)
+	go func() { stopped <- app.ShutdownWithContext(grace) }() // it does not wait for tunnels
+	h.CloseTunnels(grace)
+	if err := <-stopped; err != nil {
 		log.WarnContext(ctx, "some requests were cut off", "error", err)
 	}
 	return nil
@@ -170,6 +164,8 @@ func hearEnds(ctx context.Context, store repo.Store, h *routes.Handlers) {
 			switch e.Kind {
 			case repo.Ended:
 				h.DeviceEnded(e.DeviceID)
+			case repo.Changed:
+				h.DeviceChanged(e.DeviceID)
 			case repo.Gap:
 				rechecks.Go(func() { h.Recheck(ctx) }) // not here, where it would hold up events
 			}
@@ -196,9 +192,6 @@ func surface(s settings.Settings, log *slog.Logger) routes.Config {
 	if s.PublicURL != nil {
 		c.PublicOrigin = s.PublicURL.Scheme + "://" + s.PublicURL.Host
 		c.SecureCookie = s.PublicURL.Scheme == "https"
-	}
-	if c.SecureCookie {
-		c.HSTS = s.HSTS
 	}
 	for _, o := range s.AllowedOrigins {
 		c.AllowedOrigins = append(c.AllowedOrigins, o.Scheme+"://"+o.Host)

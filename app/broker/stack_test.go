@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"cloakroom/app/broker"
 	"cloakroom/domain"
 	"cloakroom/infra/authapi/authapitest"
@@ -121,14 +123,12 @@ func (s *stack) replica() (url string, stop func() error) {
 			s.Errorf("Serve = %v", err)
 		}
 	})
-	if s.settings.TLSCert != "" {
-		return "https://" + l.Addr().String(), stop
-	}
 	return "http://" + l.Addr().String(), stop
 }
 
 // serveUpstream wants a token that works, and tells what it was asked; at
-// /stream it goes on for as long as it is let.
+// /stream it goes on for as long as it is let, and at /socket it opens a
+// WebSocket and says what it hears.
 func (s *stack) serveUpstream(w http.ResponseWriter, r *http.Request) {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !s.auth.Valid(token) {
@@ -147,9 +147,24 @@ func (s *stack) serveUpstream(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
+	if r.URL.Path == "/socket" {
+		s.serveSocket(w, r)
+		return
+	}
 	body, _ := io.ReadAll(r.Body)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{"method": r.Method, "uri": r.RequestURI, "header": r.Header, "body": string(body)})
+}
+
+func (s *stack) serveSocket(w http.ResponseWriter, r *http.Request) {
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	for err == nil {
+		var kind websocket.MessageType
+		var message []byte
+		if kind, message, err = ws.Read(context.Background()); err == nil {
+			err = ws.Write(context.Background(), kind, message)
+		}
+	}
 }
 
 // browser is a client with a cookie jar that follows no redirects.
@@ -230,7 +245,7 @@ func (b *browser) signIn(who string) answer {
 // ticket returns the cookie's value, "" if there is none.
 func (b *browser) ticket() string {
 	for _, c := range b.client.Jar.Cookies(b.s.parse(b.url)) {
-		if c.Name == "device_id" || c.Name == "__Host-device_id" {
+		if c.Name == "device_id" {
 			return c.Value
 		}
 	}

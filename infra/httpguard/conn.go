@@ -130,7 +130,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.fill(p, c.nextDeadline())
 	if n == 0 {
 		switch {
-		case err == io.EOF, err == io.ErrUnexpectedEOF: // TLS calls an end without farewell so
+		case err == io.EOF:
 			err = c.lexer.eof()
 		case !inside && errors.Is(err, os.ErrDeadlineExceeded):
 			err = io.EOF
@@ -273,8 +273,16 @@ func (d *deadline) apply() error {
 	return d.set(d.own)
 }
 
-// OnGone registers f to be called once when the client hangs up or its
-// connection breaks; it replaces what was registered before. If that has
+// CloseWrite tells the client that nothing more will be sent.
+func (c *Conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// OnGone registers f to be called once when the client hangs up, its connection
+// breaks or it is closed here; it replaces what was registered before. If that has
 // happened already, it returns false and never calls f. f must not block, nor
 // use the connection.
 //
@@ -322,7 +330,9 @@ func (c *Conn) Close() error {
 		return net.ErrClosed
 	}
 	c.listener.watch.remove(c)
-	if c.beginLinger() {
+	lingers := c.beginLinger()
+	c.peerGone()
+	if lingers {
 		go c.linger()
 		return nil
 	}
@@ -349,8 +359,7 @@ func (c *Conn) linger() {
 	defer c.listener.release()
 	defer c.Conn.Close()
 	defer c.reading.Unlock()
-	half, ok := c.Conn.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	if c.CloseWrite() != nil {
 		return
 	}
 	if c.readDeadline.renew(time.Now().Add(c.listener.cfg.LingerTimeout)) == nil {

@@ -8,9 +8,9 @@
 // policy is applied before it and after it, so that another engine can take its
 // place.
 //
-// Upgrades are not tunnelled: Upgrade does not pass, and an upstream that
-// switches protocols regardless gives an error. A tunnel begins where
-// Transport.Do refuses the 101.
+// A request may ask to switch protocols (upgrade.go). An upstream that does so
+// without being asked gives an error: the connection would become a tunnel past
+// every rule here.
 package upstream
 
 import (
@@ -45,6 +45,9 @@ type Request struct {
 	Target *url.URL // scheme and host count
 	Path   string   // the request target, sent as it is
 	Header []Field  // without Host and what frames the body
+	// Upgrade is the list of protocols that the client offers to switch to, as
+	// UpgradeOf has it, or "". A request with one has no body.
+	Upgrade string
 
 	// Body is nil if there is none. It is read from another goroutine, also
 	// after Do has returned.
@@ -64,8 +67,12 @@ type Request struct {
 
 // Response is an upstream's answer.
 type Response struct {
-	Status int // 200 to 999
+	Status int // 200 to 999, or 101 with a Tunnel
 	Header []Field
+	// Tunnel is the connection after a switch to Protocol, which is one of those
+	// that Request.Upgrade offers; nil if there was none. It is Body then.
+	Tunnel   Tunnel
+	Protocol string
 	// Body is never nil. Its end is io.EOF only if all of it has come.
 	Body io.ReadCloser
 	// Length is that of Body, or, if the answer has none because of the request's
@@ -75,6 +82,15 @@ type Response struct {
 	// the trailer fields, announced or not, once Body has ended.
 	Trailers []string
 	Trailer  func() []Field
+}
+
+// Tunnel is a connection that speaks no HTTP any more. The end of the request's
+// context does not end it: it belongs to the caller. Close may be called from
+// anywhere, and ends what is under way.
+type Tunnel interface {
+	io.ReadWriteCloser
+	// CloseWrite tells the upstream that nothing more will be sent.
+	CloseWrite() error
 }
 
 // Kind says what went wrong.

@@ -41,6 +41,9 @@ const (
 // upstream offers it.
 type Transport struct {
 	http *http.Transport
+	// upgrades is for requests that may switch protocols, which HTTP/2 does
+	// not know (RFC 9113, section 8.6).
+	upgrades *http.Transport
 }
 
 var _ Engine = (*Transport)(nil)
@@ -51,21 +54,28 @@ func NewTransport(c Config) *Transport {
 	setDefault(&c.HeaderTimeout, 30*time.Second)
 	setDefault(&c.IdleTimeout, 30*time.Second)
 	setDefault(&c.MaxIdlePerHost, 512)
-	return &Transport{http: &http.Transport{
+	t := &Transport{http: newHTTPTransport(c), upgrades: newHTTPTransport(c)}
+	t.http.ForceAttemptHTTP2 = true
+	t.upgrades.Protocols = new(http.Protocols)
+	t.upgrades.Protocols.SetHTTP1(true)
+	return t
+}
+
+func newHTTPTransport(c Config) *http.Transport {
+	return &http.Transport{
 		Proxy:                  nil, // the environment's has no say in where requests go
 		DialContext:            dial(c.ConnectTimeout),
-		TLSClientConfig:        c.TLS,
+		TLSClientConfig:        c.TLS.Clone(), // net/http adds to it
 		TLSHandshakeTimeout:    c.ConnectTimeout,
 		ResponseHeaderTimeout:  c.HeaderTimeout,
 		DisableCompression:     true, // bodies travel as they are
-		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           2 * c.MaxIdlePerHost,
 		MaxIdleConnsPerHost:    c.MaxIdlePerHost,
 		IdleConnTimeout:        c.IdleTimeout,
 		MaxResponseHeaderBytes: maxResponseHeader,
 		ReadBufferSize:         transportBuffer,
 		WriteBufferSize:        transportBuffer,
-	}}
+	}
 }
 
 // unsent marks an error of making a connection.
@@ -92,12 +102,19 @@ func setDefault[T int | time.Duration](field *T, value T) {
 
 // Close closes the connections that nobody uses. Those in use end with their
 // requests.
-func (t *Transport) Close() { t.http.CloseIdleConnections() }
+func (t *Transport) Close() {
+	t.http.CloseIdleConnections()
+	t.upgrades.CloseIdleConnections()
+}
 
 // Do implements Engine.
 func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
+	engine := t.http
+	if r.Upgrade != "" {
+		engine = t.upgrades
+	}
 	// RoundTrip and not a Client: that one would follow redirects.
-	in, err := t.http.RoundTrip(newHTTPRequest(r).WithContext(ctx))
+	in, err := engine.RoundTrip(newHTTPRequest(r).WithContext(ctx))
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx)
@@ -107,9 +124,9 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
 			kind = TimedOut
 		}
 		return nil, &Error{Kind: kind, Unsent: errors.As(err, new(unsent)) || errors.As(err, new(*tls.CertificateVerificationError)), Err: err}
+	case in.StatusCode == http.StatusSwitchingProtocols:
+		return switched(r, in)
 	case in.StatusCode < 200:
-		// A switch of protocols that nobody asked for would make the
-		// connection a tunnel past every rule here.
 		in.Body.Close()
 		return nil, &Error{Kind: BadAnswer, Err: fmt.Errorf("unexpected status %d", in.StatusCode)}
 	}
@@ -130,6 +147,10 @@ func newHTTPRequest(r *Request) *http.Request {
 	}
 	if out.Header["User-Agent"] == nil {
 		out.Header["User-Agent"] = []string{""} // else net/http says its own
+	}
+	if r.Upgrade != "" {
+		out.Header["Connection"] = []string{"Upgrade"}
+		out.Header["Upgrade"] = []string{r.Upgrade}
 	}
 	if r.Body == nil {
 		return out

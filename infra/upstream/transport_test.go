@@ -169,3 +169,55 @@ func TestBodyIsRewoundForAnotherTry(t *testing.T) {
 		t.Error("a body that cannot be rewound promises it")
 	}
 }
+
+// An upstream that offers HTTP/2 is asked for a WebSocket over HTTP/1.1, while
+// everything else goes on over HTTP/2.
+func TestTransportSwitchesProtocols(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Proto", r.Proto)
+		if r.Header.Get("Upgrade") == "" {
+			return
+		}
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "other")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		c, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "hello ")
+		io.Copy(c, buffered)
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	tr := newTransport(t, Config{TLS: &tls.Config{RootCAs: s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}})
+	for range 2 {
+		r := &Request{Method: "GET", Target: parseURL(t, s.URL), Path: "/"}
+		resp, err := tr.Do(context.Background(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if !slices.Contains(resp.Header, Field{"X-Proto", "HTTP/2.0"}) || resp.Tunnel != nil {
+			t.Errorf("%v", resp.Header)
+		}
+
+		r.Upgrade = "some, Other"
+		ctx, cancel := context.WithCancel(context.Background())
+		resp, err = tr.Do(ctx, r)
+		cancel() // the connection is ours now
+		if err != nil || resp.Status != http.StatusSwitchingProtocols || resp.Protocol != "other" {
+			t.Fatalf("%v, %v", resp, err)
+		}
+		io.WriteString(resp.Tunnel, "world")
+		if err := resp.Tunnel.CloseWrite(); err != nil {
+			t.Error(err)
+		}
+		if b, err := io.ReadAll(resp.Tunnel); string(b) != "hello world" || err != nil {
+			t.Errorf("%q, %v", b, err)
+		}
+		resp.Tunnel.Close()
+	}
+}
