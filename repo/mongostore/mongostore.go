@@ -70,10 +70,11 @@ const closing = 2 * time.Second
 // Open returns the store in a database, after making what indexes are missing;
 // several replicas may do so at once. The database's client belongs to the store
 // from then on: Close disconnects it, and so does an Open that fails. Leases go
-// by now, so the clocks of all replicas must agree within a second or two. The
-// log hears when this one is off, and what the server cannot do.
+// by the server's clock, as now and a measurement each minute tell it. The log
+// hears when now is off, and what the server cannot do.
 func Open(ctx context.Context, database *mongo.Database, log *slog.Logger, now func() time.Time) (*Store, error) {
-	s := &Store{client: database.Client(), now: now, hub: events.NewHub()}
+	clock := &clock{host: now}
+	s := &Store{client: database.Client(), now: clock.now, hub: events.NewHub()}
 	durable := options.Collection().
 		SetReadPreference(readpref.Primary()).
 		SetReadConcern(readconcern.Local()).
@@ -83,22 +84,24 @@ func Open(ctx context.Context, database *mongo.Database, log *slog.Logger, now f
 	s.spent = database.Collection("spent", durable)
 	s.touched = s.devices.Clone(options.Collection().SetWriteConcern(writeconcern.W1()))
 
-	if err := s.open(ctx, database, durable, log); err != nil {
+	if err := s.open(ctx, database, durable, clock, log); err != nil {
 		return nil, errors.Join(err, s.disconnect())
 	}
 	feeding, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.loops.Go(func() { s.feed.run(feeding) })
+	s.loops.Go(func() { clock.follow(feeding, database) })
 	return s, nil
 }
 
-func (s *Store) open(ctx context.Context, database *mongo.Database, durable *options.CollectionOptionsBuilder, log *slog.Logger) error {
-	server, err := greet(ctx, database, s.now)
+func (s *Store) open(ctx context.Context, database *mongo.Database, durable *options.CollectionOptionsBuilder, clock *clock, log *slog.Logger) error {
+	server, err := greet(ctx, database, clock.host)
 	if err != nil {
 		return explain(database, "greet the server", err)
 	}
-	if off := server.clockOff; off.Abs() > time.Second {
-		log.WarnContext(ctx, "mongo: the clocks of this host and of the server differ; leases go by the hosts' clocks, so set them right", "ahead", off)
+	clock.ahead.Store(int64(server.clockAhead))
+	if ahead := server.clockAhead; ahead.Abs() > time.Second {
+		log.WarnContext(ctx, "mongo: the clocks of this host and of the server differ; set them right", "ahead", ahead)
 	}
 	if err := checkSchema(ctx, database.Collection("schema", durable)); err != nil {
 		return explain(database, "read the schema's version", err)

@@ -27,7 +27,7 @@ const (
 // greeting is what a server says of itself.
 type greeting struct {
 	replicated bool          // it is a member of a replica set, or routes to shards that are
-	clockOff   time.Duration // how far this host's clock is ahead of its
+	clockAhead time.Duration // how far this host's clock is ahead of its
 }
 
 func greet(ctx context.Context, database *mongo.Database, now func() time.Time) (greeting, error) {
@@ -45,9 +45,9 @@ func greet(ctx context.Context, database *mongo.Database, now func() time.Time) 
 	switch { // the server looked at its clock somewhere between
 	case hello.LocalTime.IsZero():
 	case hello.LocalTime.After(after):
-		g.clockOff = after.Sub(hello.LocalTime)
+		g.clockAhead = after.Sub(hello.LocalTime)
 	case hello.LocalTime.Before(before):
-		g.clockOff = before.Sub(hello.LocalTime)
+		g.clockAhead = before.Sub(hello.LocalTime)
 	}
 	return g, nil
 }

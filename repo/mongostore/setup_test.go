@@ -3,6 +3,7 @@ package mongostore_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -248,5 +249,36 @@ func TestWhatAnEarlierVersionHasWrittenIsRead(t *testing.T) {
 	got, err := s.Get(t.Context(), want.DeviceID)
 	if err != nil || got.TicketHash != want.TicketHash || !got.Tokens.Refresh.Equal(want.Tokens.Refresh) || len(got.AMR) != 0 || !got.Tokens.DPoPKey.Empty() {
 		t.Errorf("Get returns %+v, error %v", got, err)
+	}
+}
+
+// TestLeasesGoByTheServersClock has a replica whose clock is ten minutes ahead: it
+// takes no lease that has not run out, and its own run out in time.
+func TestLeasesGoByTheServersClock(t *testing.T) {
+	address := mongotest.NewDatabase(t, patient(mongotest.Double(t, mongowire.Options{})))
+	s := open(t, address)
+	ahead := func() time.Time { return time.Now().Add(10 * time.Minute) }
+	hasty, err := mongostore.Open(t.Context(), database(t, address), slog.New(slog.DiscardHandler), ahead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Create(t.Context(), device(1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.TakeLease(t.Context(), id(1), "me", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hasty.TakeLease(t.Context(), id(1), "you", time.Minute); !errors.Is(err, domain.ErrLeaseHeld) {
+		t.Errorf("a lease that is held: %v, want %v", err, domain.ErrLeaseHeld)
+	}
+	if err := s.ReleaseLease(t.Context(), id(1), "me"); err != nil {
+		t.Fatal(err)
+	}
+	const short = 50 * time.Millisecond
+	if _, err := hasty.TakeLease(t.Context(), id(1), "you", short); err != nil {
+		t.Fatal(err)
+	}
+	if err := eventually(t, func() error { _, err := s.TakeLease(t.Context(), id(1), "me", time.Minute); return err }); err != nil {
+		t.Errorf("a lease of %v is not over: %v", short, err)
 	}
 }
