@@ -65,10 +65,21 @@ func (e *Refused) Error() string { return "auth server refused: " + e.Detail }
 type Unavailable struct {
 	Err   error
 	Retry time.Duration // 0 if unknown
+	// Why is one of the words below, or of package usecase's, for a metric.
+	Why string
 	// Lost: the request was sent and its answer got lost or cannot be read, so
 	// what was asked for may have been done.
 	Lost bool
 }
+
+// Why an auth server could not be asked.
+const (
+	WhyTimeout      = "timeout"       // no whole answer in time, or 408
+	WhyNetwork      = "network"       // no connection, or it broke
+	WhyUpstream5xx  = "upstream_5xx"  // it answered 5xx
+	WhyThrottled    = "throttled"     // it answered 429 or 425
+	WhyBrokenAnswer = "broken_answer" // it answered success, but nothing that can be read
+)
 
 func (e *Unavailable) Error() string { return e.Err.Error() }
 

@@ -37,6 +37,9 @@ var (
 	errTooLarge      = &refusal{413, "too_large", "The request is larger than this address takes."}
 )
 
+// CSRFRefusals are the codes of requests that did not prove where they come from.
+var CSRFRefusals = []string{errForeignOrigin.code, errNoOrigin.code}
+
 // answer is what the outside sees of an error.
 type answer struct {
 	status int

@@ -34,6 +34,7 @@ type requestLog struct {
 	method   string
 	path     string // without the query, which may hold secrets
 	address  string
+	route    string // the prefix of the route that it is proxied by, or ""
 	status   int
 	deferred bool
 }
@@ -82,6 +83,9 @@ func logLater(c *fiber.Ctx) *requestLog {
 
 // end writes the line. cause says why a streamed answer was cut short, if it was.
 func (l *requestLog) end(cause error) {
+	if l.route != "" {
+		l.h.Metrics.Proxied(l.route, l.status)
+	}
 	attrs := []slog.Attr{
 		slog.String("method", l.method),
 		slog.String("path", l.path),
@@ -131,6 +135,7 @@ func (h *handlers) checkOrigin(c *fiber.Ctx) error {
 	}
 	if origin := c.Get(fiber.HeaderOrigin); origin != "" {
 		if !h.ourOrigin(c, origin) {
+			h.Metrics.CSRFRefused(errForeignOrigin.code)
 			return errForeignOrigin
 		}
 		return c.Next()
@@ -139,8 +144,10 @@ func (h *handlers) checkOrigin(c *fiber.Ctx) error {
 	case site == "same-origin", site == "none", site == "" && c.Get(headerCSRF) != "":
 		return c.Next()
 	case site == "":
+		h.Metrics.CSRFRefused(errNoOrigin.code)
 		return errNoOrigin
 	}
+	h.Metrics.CSRFRefused(errForeignOrigin.code)
 	return errForeignOrigin
 }
 

@@ -34,6 +34,7 @@ func (h *handlers) proxy(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	c.Locals(requestLogKey).(*requestLog).route = to.Name
 	v, cookies, err := h.visitAndCookies(c)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
 
+	"cloakroom/infra/metrics"
 	"cloakroom/infra/upstream"
 )
 
@@ -40,6 +41,7 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 		return x.passWhole(c, r)
 	}
 	s := &stream{exchange: x, response: out, from: r.Body, trailer: r.Trailer, log: logLater(c)}
+	h.Metrics.StreamOpened()
 	switch {
 	case r.Length > 0:
 		out.SetBodyStream(s, int(r.Length))
@@ -183,8 +185,22 @@ func (s *stream) Close() error {
 		s.cut = errClientGone
 	}
 	s.end()
+	s.log.h.Metrics.StreamEnded(cutBy(s.cut))
 	s.log.end(s.cut)
 	return nil
+}
+
+// cutBy says in a metric's word who cut a stream, "" for nobody.
+func cutBy(cause error) string {
+	switch {
+	case cause == nil:
+		return ""
+	case errors.Is(cause, errDeviceEnded):
+		return metrics.CutByDevice
+	case errors.Is(cause, errClientGone):
+		return metrics.CutByClient
+	}
+	return metrics.CutByUpstream
 }
 
 // untilClose sends an answer of unknown length to a client that does not know

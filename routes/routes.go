@@ -16,6 +16,7 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 
+	"cloakroom/infra/metrics"
 	"cloakroom/infra/tunnel"
 	"cloakroom/routes/web"
 	"cloakroom/usecase"
@@ -35,9 +36,10 @@ type Config struct {
 	// of those who want to be remembered.
 	AbsoluteLifetime time.Duration
 	// Tunnel is for how long a WebSocket waits for what.
-	Tunnel tunnel.Config
-	Now    func() time.Time
-	Log    *slog.Logger
+	Tunnel  tunnel.Config
+	Now     func() time.Time
+	Log     *slog.Logger
+	Metrics *metrics.Metrics // nil: nobody counts
 }
 
 // Handlers is the surface, ready to be mounted.

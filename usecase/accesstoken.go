@@ -221,7 +221,9 @@ func (b *Broker) endRecord(ctx context.Context, rec domain.Record, why string) {
 	}
 }
 
-// logEnd tells that a device is signed out, and by what.
-func (b *Broker) logEnd(ctx context.Context, rec domain.Record, why string) {
-	b.Log.InfoContext(ctx, "device ended", "device", rec.DeviceID, "issuer", rec.Owner.Issuer, "subject", rec.Owner.Subject, "reason", why)
+// logEnd tells that a device is signed out, and by what: a word that is a
+// metric's label as well. More about it may stand in attrs.
+func (b *Broker) logEnd(ctx context.Context, rec domain.Record, why string, attrs ...any) {
+	b.Metrics.SessionEnded(why)
+	b.Log.With(attrs...).InfoContext(ctx, "device ended", "device", rec.DeviceID, "issuer", rec.Owner.Issuer, "subject", rec.Owner.Subject, "reason", why)
 }

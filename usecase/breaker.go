@@ -39,7 +39,7 @@ func (b *breaker) allow(now time.Time) error {
 		return nil
 	}
 	if now.Before(b.probe) {
-		return &domain.Unavailable{Err: b.last, Retry: b.probe.Sub(now)}
+		return &domain.Unavailable{Err: b.last, Retry: b.probe.Sub(now), Why: RefreshBreakerOpen}
 	}
 	// The probe of this pause is ours. If it hangs, the next pause has another.
 	b.probe = now.Add(breakerPause)

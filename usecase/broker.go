@@ -48,7 +48,7 @@ type forgetful interface{ Forget(id domain.DeviceID) }
 // anyVersion is repo.AnyVersion: delete whatever the version.
 const anyVersion int64 = 0
 
-// Config is how a Broker behaves. Every field is needed.
+// Config is how a Broker behaves. Every field but Metrics is needed.
 type Config struct {
 	// Providers are all that a device may be signed in with.
 	Providers     []Provider
@@ -58,6 +58,7 @@ type Config struct {
 	Now           func() time.Time
 	Random        io.Reader // of device ids and tickets: crypto/rand but in tests
 	Log           *slog.Logger
+	Metrics       Metrics // nil: nobody counts
 }
 
 // Broker keeps devices signed in. It is safe for concurrent use.
@@ -74,6 +75,9 @@ type Broker struct {
 
 // New returns a Broker. Run must be running while it is used.
 func New(store records, c Config) *Broker {
+	if c.Metrics == nil {
+		c.Metrics = unheard{}
+	}
 	b := &Broker{
 		Config:      c,
 		store:       store,
@@ -115,6 +119,16 @@ type Health struct {
 func (b *Broker) Health(ctx context.Context) Health {
 	return Health{Store: storeError("ping", b.store.Ping(ctx)), Auth: b.lastFailures()}
 }
+
+// BreakerOpen reports whether refreshes at a provider are held back, because it
+// has been failing.
+func (b *Broker) BreakerOpen(provider string) bool {
+	p, ok := b.providers[provider]
+	return ok && p.breaker.open()
+}
+
+// Refreshing returns how many refreshes are under way in this process.
+func (b *Broker) Refreshing() int { return b.flights.count() }
 
 const (
 	sweepEvery = time.Minute

@@ -91,11 +91,11 @@ func (b *Broker) signOutOwner(ctx context.Context, me domain.Record, except doma
 // ended logs what a person signed out and has it revoked.
 func (b *Broker) ended(ctx context.Context, me domain.Record, went []domain.Record) {
 	for _, rec := range went {
-		why := "signed_out"
-		if rec.DeviceID != me.DeviceID {
-			why = "signed_out_from_" + me.DeviceID.String()
+		if rec.DeviceID == me.DeviceID {
+			b.logEnd(ctx, rec, endSignedOut)
+		} else {
+			b.logEnd(ctx, rec, endSignedOutElsewhere, "from", me.DeviceID)
 		}
-		b.logEnd(ctx, rec, why)
 		b.revoke(ctx, rec, rec.Tokens)
 	}
 }

@@ -26,10 +26,8 @@ type flight struct {
 	err    error
 }
 
-// do joins the flight of a device, or begins one with work, and waits for its
-// result.
-func (f *flights) do(ctx context.Context, id domain.DeviceID, work func(context.Context) (domain.Record, error)) (domain.Record, error) {
-	fl := f.begin(ctx, id, work)
+// wait returns the result of the flight, or ctx's error if that ends first.
+func (fl *flight) wait(ctx context.Context) (domain.Record, error) {
 	select {
 	case <-fl.done:
 		return fl.record, fl.err
@@ -38,24 +36,25 @@ func (f *flights) do(ctx context.Context, id domain.DeviceID, work func(context.
 	}
 }
 
-// begin joins or begins a flight and does not wait.
-func (f *flights) begin(ctx context.Context, id domain.DeviceID, work func(context.Context) (domain.Record, error)) *flight {
+// begin begins a flight with work, or joins the one that is under way for the
+// device, and does not wait.
+func (f *flights) begin(ctx context.Context, id domain.DeviceID, work func(context.Context) (domain.Record, error)) (fl *flight, joined bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl, ok := f.running[id]; ok {
-		return fl
+		return fl, true
 	}
 	if f.running == nil {
 		f.running = make(map[domain.DeviceID]*flight)
 	}
-	fl := &flight{done: make(chan struct{})}
+	fl = &flight{done: make(chan struct{})}
 	f.running[id] = fl
 	go func() {
 		fl.record, fl.err = work(context.WithoutCancel(ctx))
 		f.end(id)
 		close(fl.done)
 	}()
-	return fl
+	return fl, false
 }
 
 func (f *flights) end(id domain.DeviceID) {

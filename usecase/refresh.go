@@ -41,10 +41,19 @@ func (b *Broker) refresh(ctx context.Context, id domain.DeviceID, stale domain.S
 	// a call to be made.
 	ctx, cancel := context.WithTimeout(ctx, b.leaseTTL()+b.AuthTimeout)
 	defer cancel()
-	return b.flights.do(ctx, id, func(ctx context.Context) (domain.Record, error) {
-		return b.refreshOnce(ctx, id, stale)
+	fl, joined := b.flights.begin(ctx, id, func(ctx context.Context) (domain.Record, error) {
+		return b.fly(ctx, id, stale)
 	})
+	if joined {
+		b.Metrics.RefreshShared()
+	}
+	b.Metrics.RefreshWaiters(1)
+	defer b.Metrics.RefreshWaiters(-1)
+	return fl.wait(ctx)
 }
+
+// errRefusedForGood: the auth server has refused the device's refresh token.
+var errRefusedForGood = fmt.Errorf("%w: its refresh token was refused", domain.ErrSignedOut)
 
 // errGoneMeanwhile: somebody else has ended the device. What the browser holds
 // by now may be the ticket of a later sign-in.
@@ -58,39 +67,49 @@ func (b *Broker) refreshBehind(ctx context.Context, rec domain.Record) {
 	}
 	id, stale := rec.DeviceID, rec.Tokens.Access
 	b.flights.begin(ctx, id, func(ctx context.Context) (domain.Record, error) {
-		return b.refreshOnce(ctx, id, stale)
+		return b.fly(ctx, id, stale)
 	})
 }
 
+// fly is one flight, counted.
+func (b *Broker) fly(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
+	start := b.now()
+	rec, own, err := b.refreshOnce(ctx, id, stale)
+	b.Metrics.Refreshed(refreshOutcome(own, err), b.now().Sub(start))
+	return rec, err
+}
+
 // refreshOnce is the work of one flight: take the lease, read the record again
-// under it, exchange the refresh token, store the pair.
-func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
+// under it, exchange the refresh token, store the pair. own reports that the
+// token is of this exchange, and not another's.
+func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale domain.Secret) (rec domain.Record, own bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.leaseTTL()+b.AuthTimeout+storeRetry)
 	defer cancel()
 	for range refreshAttempts {
 		rec, leased, err := b.takeLease(ctx, id, stale)
 		if err != nil || !leased {
-			return rec, err
+			return rec, false, err
 		}
 		grant, err := b.exchange(ctx, rec)
 		switch {
 		case err == nil:
-			return b.keep(ctx, rec, b.Lifetimes.Renewed(rec.Tokens, grant, b.now()))
+			rec, err = b.keep(ctx, rec, b.Lifetimes.Renewed(rec.Tokens, grant, b.now()))
+			return rec, rec.Tokens.Access.Equal(grant.Access), err
 		case errors.Is(err, domain.ErrInvalidGrant):
 			rec, again, err := b.refused(ctx, rec, stale)
 			if again {
 				continue
 			}
-			return rec, err
+			return rec, false, err
 		default:
 			b.release(ctx, rec.DeviceID)
-			return domain.Record{}, fmt.Errorf("refresh: %w", err)
+			return domain.Record{}, false, fmt.Errorf("refresh: %w", err)
 		}
 	}
 	b.release(ctx, id)
-	return domain.Record{}, &domain.Unavailable{
+	return domain.Record{}, false, &domain.Unavailable{
 		Err:   fmt.Errorf("refresh: %w: the record kept changing", domain.ErrAuthUnavailable),
-		Retry: time.Second,
+		Retry: time.Second, Why: RefreshBusy,
 	}
 }
 
@@ -120,7 +139,7 @@ func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain
 			if err := sleep(ctx, pause); err != nil {
 				return domain.Record{}, false, &domain.Unavailable{
 					Err:   fmt.Errorf("refresh: %w: another replica holds the lease", domain.ErrAuthUnavailable),
-					Retry: time.Second,
+					Retry: time.Second, Why: RefreshBusy,
 				}
 			}
 			continue
@@ -155,7 +174,7 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant,
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
-		return domain.Grant{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second}
+		return domain.Grant{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second, Why: RefreshBusy}
 	}
 	grant, err := b.call(ctx, p, rec)
 	if lost := (*domain.Unavailable)(nil); errors.As(err, &lost) && lost.Lost {
@@ -175,6 +194,9 @@ func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (doma
 	start := b.now()
 	grant, err := p.Tokens.Refresh(ctx, rec.Tokens.Refresh)
 	p.breaker.done(b.now(), err)
+	if !errors.Is(err, domain.ErrAuthUnavailable) {
+		b.Metrics.AuthRefusesBroker(p.Name, errors.Is(err, domain.ErrAuthMisconfigured))
+	}
 	log := b.Log.With("device", rec.DeviceID, "provider", p.Name, "took", b.now().Sub(start))
 	switch {
 	case err == nil:
@@ -198,7 +220,11 @@ func (b *Broker) renewLease(ctx context.Context, id domain.DeviceID) (stop func(
 		for sleep(ctx, b.leaseTTL()/3) == nil {
 			// A lease that is lost is no reason to stop: the version decides
 			// whose pair is stored.
-			if err := b.store.RenewLease(ctx, id, b.replica, b.leaseTTL()); err != nil && ctx.Err() == nil {
+			err := b.store.RenewLease(ctx, id, b.replica, b.leaseTTL())
+			if errors.Is(err, domain.ErrLeaseLost) {
+				b.Metrics.LeaseLost()
+			}
+			if err != nil && ctx.Err() == nil {
 				b.Log.WarnContext(ctx, "renewing the lease of a refresh", "device", id, "error", err)
 			}
 		}
@@ -300,8 +326,8 @@ func (b *Broker) refused(ctx context.Context, rec domain.Record, stale domain.Se
 		b.release(ctx, rec.DeviceID)
 		return domain.Record{}, false, storeError("end the device", err)
 	}
-	b.logEnd(ctx, rec, "refresh_refused")
-	return domain.Record{}, false, domain.ErrSignedOut
+	b.logEnd(ctx, rec, endRefused)
+	return domain.Record{}, false, errRefusedForGood
 }
 
 // release gives the lease back. If that fails it runs out by itself.

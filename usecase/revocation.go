@@ -47,6 +47,7 @@ func (b *Broker) queueRevocation(ctx context.Context, r revocation) {
 	select {
 	case b.revocations.queue <- r:
 	default:
+		b.Metrics.Revoked(RevokeGivenUp)
 		b.Log.ErrorContext(ctx, "too many revocations wait; one is given up and its tokens live until they expire")
 	}
 }
@@ -60,6 +61,7 @@ func (b *Broker) revokeQueued(ctx context.Context) {
 		case r := <-b.revocations.queue:
 			for !b.revokeNow(ctx, r) {
 				if r.tries++; r.tries == revocationTries {
+					b.Metrics.Revoked(RevokeGivenUp)
 					b.Log.ErrorContext(ctx, "a revocation is given up; its tokens live until they expire", "tries", r.tries)
 					break
 				}
@@ -72,12 +74,16 @@ func (b *Broker) revokeQueued(ctx context.Context) {
 	}
 }
 
+// RevocationsPending returns how many pairs wait to be revoked.
+func (b *Broker) RevocationsPending() int { return len(b.revocations.queue) }
+
 // drainRevocations tries once more what is queued, until ctx ends.
 func (b *Broker) drainRevocations(ctx context.Context) {
 	for {
 		select {
 		case r := <-b.revocations.queue:
 			if ctx.Err() != nil || !b.revokeNow(ctx, r) {
+				b.Metrics.Revoked(RevokeGivenUp)
 				b.Log.WarnContext(ctx, "a revocation is given up at shutdown; its tokens live until they expire")
 			}
 		default:
@@ -105,5 +111,11 @@ func (b *Broker) revokeNow(ctx context.Context, r revocation) bool {
 		b.Log.WarnContext(ctx, "revoking tokens at the auth server", "provider", p.Name, "error", err)
 	}
 	// A pair that the auth server does not know any more is as good as revoked.
-	return err == nil || errors.Is(err, domain.ErrInvalidGrant)
+	done := err == nil || errors.Is(err, domain.ErrInvalidGrant)
+	if done {
+		b.Metrics.Revoked(RevokeDone)
+	} else {
+		b.Metrics.Revoked(RevokeFailed)
+	}
+	return done
 }

@@ -74,6 +74,12 @@ func (b *Broker) Register(ctx context.Context, c domain.Credentials) error {
 // are domain.ErrAuthUnavailable, domain.ErrAuthMisconfigured, domain.ErrStore,
 // domain.ErrAnotherOwner and those of Verify.
 func (b *Broker) SignIn(ctx context.Context, in SignIn) (domain.Ticket, domain.Record, error) {
+	ticket, rec, err := b.signIn(ctx, in)
+	b.Metrics.SignedIn(b.method(in), signInResult(err))
+	return ticket, rec, err
+}
+
+func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.Record, error) {
 	// The store first: if it is away, nobody need make tokens that nobody
 	// could keep.
 	previous, _, err := b.open(ctx, in.Ticket)
@@ -207,7 +213,7 @@ func (b *Broker) endReplaced(ctx context.Context, previous domain.Record) {
 	went, err := b.store.Delete(ctx, previous.DeviceID, anyVersion)
 	switch {
 	case err == nil:
-		b.logEnd(ctx, went, "replaced_by_sign_in")
+		b.logEnd(ctx, went, endReplaced)
 		b.revoke(ctx, went, went.Tokens)
 	case !errors.Is(err, domain.ErrNotFound):
 		b.revoke(ctx, previous, previous.Tokens) // it is not this browser's any more, whether it went or not

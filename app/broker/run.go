@@ -19,9 +19,11 @@ import (
 	"cloakroom/infra/authapi"
 	"cloakroom/infra/fiberapp"
 	"cloakroom/infra/httpguard"
+	"cloakroom/infra/metrics"
 	"cloakroom/infra/settings"
 	"cloakroom/repo"
 	"cloakroom/repo/cachestore"
+	"cloakroom/repo/timedstore"
 	"cloakroom/routes"
 	"cloakroom/routes/web"
 	"cloakroom/usecase"
@@ -60,6 +62,8 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 	if err != nil {
 		return err
 	}
+	m := newMetrics(s)
+	store = timedstore.New(store, time.Now, m.StoreAsked)
 	if s.CacheTTL > 0 {
 		store = cachestore.New(store, s.CacheTTL, s.CacheSize, time.Now)
 	}
@@ -89,11 +93,17 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 		Now:           time.Now,
 		Random:        rand.Reader,
 		Log:           log,
+		Metrics:       m,
 	})
+	hide, err := show(ctx, s, m, b, log)
+	if err != nil {
+		return err
+	}
+	defer hide()
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(behind) })
-	err = serveHTTP(ctx, l, s, log, b, store)
+	err = serveHTTP(ctx, l, s, log, b, store, m)
 	// The work behind ends first, so that what it gives back is drained too.
 	stopBehind()
 	running.Wait()
@@ -106,7 +116,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 
 // serveHTTP puts the surface over b and serves it until ctx ends and what was
 // under way then is done or out of time.
-func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger, b *usecase.Broker, store repo.Store) error {
+func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger, b *usecase.Broker, store repo.Store, m *metrics.Metrics) error {
 	pages, err := web.New()
 	if err != nil {
 		return fmt.Errorf("pages: %w", err)
@@ -117,7 +127,7 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	}
 	defer engines.closeBut(nil)
 
-	h := routes.New(b, pages, table, surface(s, log))
+	h := routes.New(b, pages, table, surface(s, log, m))
 	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, TrustedProxies: s.TrustedProxies, Logger: log})
 	h.Mount(app)
 	listening, stopListening := context.WithCancel(context.WithoutCancel(ctx))
@@ -178,7 +188,7 @@ func hearEnds(ctx context.Context, store repo.Store, h *routes.Handlers) {
 }
 
 // surface is what the HTTP surface is told of the settings.
-func surface(s settings.Settings, log *slog.Logger) routes.Config {
+func surface(s settings.Settings, log *slog.Logger, m *metrics.Metrics) routes.Config {
 	c := routes.Config{
 		Prefix:         s.Prefix,
 		TrustedProxies: s.TrustedProxies,
@@ -188,6 +198,7 @@ func surface(s settings.Settings, log *slog.Logger) routes.Config {
 		AbsoluteLifetime: s.AbsoluteLifetime,
 		Now:              time.Now,
 		Log:              log,
+		Metrics:          m,
 	}
 	if s.PublicURL != nil {
 		c.PublicOrigin = s.PublicURL.Scheme + "://" + s.PublicURL.Host

@@ -17,14 +17,14 @@ import (
 type Kind string
 
 const (
-	InvalidGrant Kind = "invalid_grant" // the token is refused for good
-	ClientError  Kind = "client_error"  // the broker is refused, or asks at the wrong place
-	BrokenAnswer Kind = "broken_answer" // success was answered, but not in this protocol
-	Timeout      Kind = "timeout"       // no whole answer in time
-	Canceled     Kind = "canceled"      // the caller gave up: this says nothing about the auth server
-	Network      Kind = "network"       // no connection, or it broke
-	Throttled    Kind = "throttled"     // asked too often or too early
-	Upstream5xx  Kind = "upstream_5xx"
+	InvalidGrant Kind = "invalid_grant"        // the token is refused for good
+	ClientError  Kind = "client_error"         // the broker is refused, or asks at the wrong place
+	BrokenAnswer Kind = domain.WhyBrokenAnswer // success was answered, but not in this protocol
+	Timeout      Kind = domain.WhyTimeout      // no whole answer in time
+	Canceled     Kind = "canceled"             // the caller gave up: this says nothing about the auth server
+	Network      Kind = domain.WhyNetwork      // no connection, or it broke
+	Throttled    Kind = domain.WhyThrottled    // asked too often or too early
+	Upstream5xx  Kind = domain.WhyUpstream5xx
 )
 
 // Error is a failure of the auth server or of the way to it. It unwraps to the
@@ -181,7 +181,7 @@ func (a answer) misconfigured(kind Kind, what string) error {
 }
 
 func (a answer) unavailable(kind Kind, what string) error {
-	return &domain.Unavailable{Err: a.failure(kind, what, domain.ErrAuthUnavailable), Retry: a.retry, Lost: kind == BrokenAnswer}
+	return &domain.Unavailable{Err: a.failure(kind, what, domain.ErrAuthUnavailable), Retry: a.retry, Why: string(kind), Lost: kind == BrokenAnswer}
 }
 
 func (a answer) failure(kind Kind, what string, outcome error) error {
@@ -221,7 +221,7 @@ func unreachable(ctx context.Context, op string, err error) error {
 	case errors.Is(err, http.ErrSchemeMismatch):
 		e.what = "it speaks HTTP where the URL says HTTPS"
 	}
-	return &domain.Unavailable{Err: e, Lost: !neverSent(err)}
+	return &domain.Unavailable{Err: e, Why: string(e.Kind), Lost: !neverSent(err)}
 }
 
 // neverSent reports whether a call has failed before there was a connection to

@@ -40,6 +40,9 @@ func checkAddress(s Settings, l *schema.Loaded) {
 			l.Rejectf("%s: trusts everybody, who may then claim any address; list the proxies in front", l.WhereItem("trusted-proxy", i))
 		}
 	}
+	if l.Valid("listen", "metrics-listen") && s.MetricsListen == s.Listen && !strings.HasSuffix(s.Listen, ":0") {
+		l.Rejectf("%s: is the address of %s; give metrics one of their own, which browsers do not reach", l.Where("metrics-listen"), l.Where("listen"))
+	}
 	if !l.Valid("listen", "public-url", "unsafe-insecure-cookie") {
 		return
 	}

@@ -78,6 +78,8 @@ type Settings struct {
 
 	CookieSameSite string `name:"cookie-same-site" group:"Cookie" default:"lax" enum:"lax,strict" help:"SameSite attribute of the device cookie."`
 
+	// MetricsListen is empty for no metrics.
+	MetricsListen string        `name:"metrics-listen" group:"Process" default:"" empty:"" form:"address" placeholder:"HOST:PORT" example:"127.0.0.1:9090" help:"Address on which /metrics is shown to Prometheus, to whoever can reach it. Empty: nowhere."`
 	ShutdownGrace time.Duration `name:"shutdown-grace" group:"Process" default:"15s" min:"1ms" help:"How long requests and refreshes under way may take to finish once it is told to stop."`
 	LogFormat     string        `name:"log-format" group:"Process" default:"text" enum:"text,json" help:"How log lines are written."`
 	LogLevel      slog.Level    `name:"log-level" group:"Process" default:"info" enum:"debug,info,warn,error" help:"The least important lines that are logged."`

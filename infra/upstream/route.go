@@ -43,6 +43,7 @@ type entry struct {
 	target *url.URL
 	strip  bool
 	base   string // what stands before the path, without a slash at its end
+	name   string // the host and the prefix
 	index  int    // of the route
 }
 
@@ -53,6 +54,8 @@ type Destination struct {
 	Path   string   // the request target to send, query included
 	// Host is the one that the route was chosen by, "" if it is for any.
 	Host string
+	// Name is the route's: that host and the prefix.
+	Name string
 }
 
 // ErrNoRoute is Resolve's answer for what no route matches.
@@ -82,6 +85,7 @@ func NewTable(routes []Route) (*Table, error) {
 		}
 		e.index = i
 		for _, host := range hosts {
+			e.name = host + r.Prefix
 			if e.host = host; host == "" {
 				t.any = append(t.any, e)
 			} else {
@@ -253,5 +257,5 @@ func (t *Table) Resolve(host []byte, target string) (Destination, error) {
 			out += "?" + query
 		}
 	}
-	return Destination{Index: e.index, Target: e.target, Path: out, Host: e.host}, nil
+	return Destination{Index: e.index, Target: e.target, Path: out, Host: e.host, Name: e.name}, nil
 }
