@@ -74,6 +74,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 		RegisterPath: s.AuthRegisterPath, LoginPath: s.AuthLoginPath, RefreshPath: s.AuthRefreshPath, RevokePath: s.AuthRevokePath,
 		Form:       s.AuthBody == "form",
 		LoginForm:  s.AuthLoginBody == "form",
+		TrustEmail: s.AuthTrustEmail,
 		EmailField: s.AuthEmailField, PasswordField: s.AuthPasswordField, RefreshTokenField: s.AuthRefreshTokenField,
 		AccessTokenAnswer: s.AuthAnswerAccessToken, RefreshTokenAnswer: s.AuthAnswerRefreshToken, TokenTypeAnswer: s.AuthAnswerTokenType,
 		ExpiresInAnswer: s.AuthAnswerExpiresIn, RefreshExpiresInAnswer: s.AuthAnswerRefreshExpiresIn,

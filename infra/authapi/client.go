@@ -34,6 +34,10 @@ type Config struct {
 	Form      bool // request bodies are application/x-www-form-urlencoded, not JSON
 	LoginForm bool // the sign-in's alone is, as FastAPI's own login form wants it
 
+	// TrustEmail counts the address that somebody signs in with as verified where
+	// the access token does not say.
+	TrustEmail bool
+
 	EmailField        string // of requests: email
 	PasswordField     string // password
 	RefreshTokenField string // refresh_token
@@ -177,7 +181,7 @@ func (c *Client) SignIn(ctx context.Context, r domain.Credentials) (domain.Ident
 	if !ok {
 		return domain.Identity{}, domain.Grant{}, a.misconfigured(BrokenAnswer, "without usable tokens")
 	}
-	return identity(grant.Access, r.Email), grant, nil
+	return identity(grant.Access, r.Email, c.cfg.TrustEmail), grant, nil
 }
 
 // Refresh exchanges a refresh token. It fails with domain.ErrInvalidGrant if

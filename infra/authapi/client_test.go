@@ -80,7 +80,7 @@ func TestWholeLife(t *testing.T) {
 	if err != nil {
 		t.Fatalf("sign-in: %v", err)
 	}
-	if who.Subject != "subject-1" || who.Email != "ann@example.com" || !who.EmailVerified {
+	if who.Subject != "subject-1" || who.Email != "ann@example.com" || who.EmailVerified {
 		t.Errorf("identity: %+v", who)
 	}
 	if first.TokenType != "bearer" || first.AccessLife != 10*time.Minute || first.RefreshLife != time.Hour {

@@ -20,11 +20,11 @@ import (
 // the same for an ID token. Tokens that arrive any other way need the check.
 //
 // The email counts as verified if the token says so. If it says nothing, the
-// address that was typed counts: this is a first-party server, whose accounts
-// go by that address. Another address in the token does not, nor does a user
-// name. The subject falls back to the address in lower case, so that one
-// account stays one owner however it is typed.
-func identity(access domain.Secret, typed string) domain.Identity {
+// address that was typed counts only if trusted says that the server's accounts
+// all have addresses that it has verified. Another address in the token does not
+// even then, nor does a user name. The subject falls back to the address in lower
+// case, so that one account stays one owner however it is typed.
+func identity(access domain.Secret, typed string, trusted bool) domain.Identity {
 	typed = strings.ToLower(strings.TrimSpace(typed))
 	c := claimsOf(access.Reveal())
 
@@ -42,7 +42,7 @@ func identity(access domain.Secret, typed string) domain.Identity {
 	}
 	verified, stated := c.flag("email_verified")
 	if !stated {
-		verified = who.Email == typed
+		verified = trusted && who.Email == typed
 	}
 	who.EmailVerified = verified && strings.Contains(who.Email, "@")
 	return who

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authapi"
 	"cloakroom/infra/authapi/authapitest"
 )
 
@@ -41,11 +42,30 @@ func TestIdentity(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
 			s.Always(authapitest.LoginPath, authapitest.Answer(200, fmt.Sprintf(`{"access_token":%q}`, tc.token)))
-			who, _, err := newClient(t, s.URL).SignIn(t.Context(), person)
+			who, _, err := newClient(t, s.URL, trustEmail).SignIn(t.Context(), person)
 			if err != nil || !reflect.DeepEqual(who, tc.want) {
 				t.Errorf("got %+v, %v, want %+v", who, err, tc.want)
 			}
 		})
+	}
+}
+
+func trustEmail(c *authapi.Config) { c.TrustEmail = true }
+
+// R6: unless the settings vouch for the auth server, an address counts only where
+// the token says that it was verified.
+func TestR6_TypedEmailIsNotVerified(t *testing.T) {
+	s := newServer(t)
+	for token, want := range map[string]bool{
+		"opaque": false,
+		authapitest.JWT(map[string]any{"sub": "42"}):                         false,
+		authapitest.JWT(map[string]any{"sub": "42", "email_verified": true}): true,
+	} {
+		s.Always(authapitest.LoginPath, authapitest.Answer(200, fmt.Sprintf(`{"access_token":%q}`, token)))
+		who, _, err := newClient(t, s.URL).SignIn(t.Context(), person)
+		if err != nil || who.Email != "ann@example.com" || who.EmailVerified != want {
+			t.Errorf("with a token of %d bytes: %+v, %v, want verified %v", len(token), who, err, want)
+		}
 	}
 }
 
@@ -54,7 +74,7 @@ func TestIdentity(t *testing.T) {
 func TestR6_UserNameIsNoVerifiedEmail(t *testing.T) {
 	s := newServer(t)
 	s.Always(authapitest.LoginPath, authapitest.Answer(200, `{"access_token":"opaque"}`))
-	who, _, err := newClient(t, s.URL).SignIn(t.Context(), domain.Credentials{Email: " John_Doe ", Password: domain.NewSecret("p")})
+	who, _, err := newClient(t, s.URL, trustEmail).SignIn(t.Context(), domain.Credentials{Email: " John_Doe ", Password: domain.NewSecret("p")})
 	want := domain.Identity{Subject: "john_doe", Email: "john_doe"}
 	if err != nil || !reflect.DeepEqual(who, want) {
 		t.Errorf("got %+v, %v, want %+v", who, err, want)

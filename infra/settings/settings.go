@@ -54,6 +54,7 @@ type Settings struct {
 	AuthLoginPath    string        `name:"auth-login-path" group:"Auth server" default:"/login" form:"path" placeholder:"PATH" help:"Where to sign in, below auth-url."`
 	AuthRefreshPath  string        `name:"auth-refresh-path" group:"Auth server" default:"/refresh" form:"path" placeholder:"PATH" help:"Where to exchange a refresh token, below auth-url."`
 	AuthRevokePath   string        `name:"auth-revoke-path" group:"Auth server" default:"/logout" empty:"" form:"path" placeholder:"PATH" help:"Where to revoke tokens at sign-out, below auth-url. Empty: nowhere."`
+	AuthTrustEmail   bool          `name:"auth-trust-email" group:"Auth server" help:"Count the address that somebody signs in with as theirs, where the access token has no email_verified. Only for an auth server that verifies addresses before it lets anybody in: all devices of an address are listed and signed out together."`
 	AuthTimeout      time.Duration `name:"auth-timeout" group:"Auth server" default:"10s" min:"1ms" help:"How long one call of the auth server may take."`
 
 	AuthBody              string `name:"auth-body" group:"Auth server's words" default:"json" enum:"json,form" help:"How requests are written."`
