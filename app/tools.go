@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"cloakroom/app/broker"
 	"cloakroom/infra/seal"
 	"cloakroom/infra/settings"
 	"cloakroom/infra/settings/schema"
@@ -38,7 +39,12 @@ type configCheckCommand struct {
 // Run prints "ok", or every problem and fails. The report is the answer, so it
 // goes to standard output.
 func (c *configCheckCommand) Run(p process) error {
-	_, _, err := settings.Load(c.input(p))
+	s, _, err := settings.Load(c.input(p))
+	if err == nil {
+		if problem := broker.CheckCertificate(s); problem != nil {
+			err = schema.Problems{problem.Error()}
+		}
+	}
 	problems := schema.Problems{} // [] and not null in JSON
 	if !errors.As(err, &problems) && err != nil {
 		return err

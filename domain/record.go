@@ -65,12 +65,22 @@ type Record struct {
 	LastSeenAt time.Time
 	LastSeenIP string
 	AuthTime   time.Time // the last sign-in; the absolute lifetime counts from here
+	ProvedAt   time.Time // when the person last proved who they are, where the OpenID provider says that it was another time; else zero
 	ACR        string    // how well, in the OpenID provider's words (acr), or empty
 	AMR        []string  // by what means (amr, RFC 8176), or none
 	ExpiresAt  time.Time // EndsAt when it was written; the store may forget the record from then on
 
 	Version int64 // 1 when created, one more whenever tokens or ticket are replaced
 	Lease   Lease
+}
+
+// LastProof returns when the person last proved who they are. A provider may
+// sign in again somebody who did that there days ago.
+func (r Record) LastProof() time.Time {
+	if r.ProvedAt.IsZero() {
+		return r.AuthTime
+	}
+	return r.ProvedAt
 }
 
 // Seen is a sign of life of a device.

@@ -206,8 +206,8 @@ func (h *handlers) secure(c *fiber.Ctx) {
 	c.Set(fiber.HeaderReferrerPolicy, "same-origin")
 	c.Set("Cross-Origin-Opener-Policy", "same-origin")
 	c.Set("Cross-Origin-Resource-Policy", "same-origin")
-	if h.SecureCookie {
-		c.Set(fiber.HeaderStrictTransportSecurity, "max-age=31536000")
+	if h.HSTS != "" {
+		c.Set(fiber.HeaderStrictTransportSecurity, h.HSTS)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/gofiber/fiber/v2"
@@ -58,6 +59,9 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r *upstream.Response) {
 	date := ""
 	for _, f := range upstream.ResponseHeader(r.Header, h.cookieName()) {
+		if h.HSTS != "" && strings.EqualFold(f.Name, fiber.HeaderStrictTransportSecurity) {
+			continue // it speaks for the whole host, so it is ours to say
+		}
 		switch f.Name {
 		case fiber.HeaderDate:
 			date = f.Value
@@ -71,6 +75,9 @@ func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r *upstream.Response
 		date = string(fasthttp.AppendHTTPDate(nil, h.Now()))
 	}
 	setDate(out, date)
+	if h.HSTS != "" {
+		out.Set(fiber.HeaderStrictTransportSecurity, h.HSTS)
+	}
 }
 
 // setDate sets the Date field, which fasthttp takes for its own and ignores. As a
@@ -214,12 +221,8 @@ func (s *stream) untilClose(fctx *fasthttp.RequestCtx) {
 		if err == nil {
 			_, err = s.WriteTo(client)
 		}
-		if err == nil || s.guard == nil {
-			return
-		}
-		// A reset is the only sign that this is not the end.
-		if tcp, ok := s.guard.Conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0)
+		if err != nil && s.guard != nil {
+			s.guard.Break()
 		}
 	}, func(error) { _ = s.Close() })
 }

@@ -30,6 +30,7 @@ type Config struct {
 	AllowedOrigins []string       // origins beside ours that may send state-changing requests
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
 	SecureCookie   bool           // browsers reach us over TLS
+	HSTS           string         // Strict-Transport-Security of every answer, an upstream's too; "" for none
 	SameSiteStrict bool           // SameSite=Strict instead of Lax
 	Registration   bool           // the auth server registers people
 	// AbsoluteLifetime is how long a sign-in can last: needed, for the cookie

@@ -6,6 +6,7 @@ package broker
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 
 	"cloakroom/domain"
 	"cloakroom/infra/authapi"
+	"cloakroom/infra/certificate"
 	"cloakroom/infra/fiberapp"
 	"cloakroom/infra/httpguard"
 	"cloakroom/infra/metrics"
@@ -58,6 +60,10 @@ func Listen(address string) (net.Listener, error) {
 // end.
 func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger) (err error) {
 	defer l.Close()
+	cert, err := openCertificate(s, log)
+	if err != nil {
+		return err
+	}
 	store, err := OpenStore(ctx, s.Store, s, log)
 	if err != nil {
 		return err
@@ -104,7 +110,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(behind) })
-	err = serveHTTP(ctx, l, s, log, b, store, m)
+	err = serveHTTP(ctx, l, cert, s, log, b, store, m)
 	// The work behind ends first, so that what it gives back is drained too.
 	stopBehind()
 	running.Wait()
@@ -117,7 +123,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 
 // serveHTTP puts the surface over b and serves it until ctx ends and what was
 // under way then is done or out of time.
-func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger, b *usecase.Broker, store repo.Store, m *metrics.Metrics) error {
+func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s settings.Settings, log *slog.Logger, b *usecase.Broker, store repo.Store, m *metrics.Metrics) error {
 	pages, err := web.New()
 	if err != nil {
 		return fmt.Errorf("pages: %w", err)
@@ -137,6 +143,10 @@ func serveHTTP(ctx context.Context, l net.Listener, s settings.Settings, log *sl
 	running.Go(func() { h.Watch(listening) })
 	defer func() { stopListening(); running.Wait() }()
 
+	if cert != nil {
+		running.Go(func() { keepCertificate(listening, cert, log) })
+		l = tls.NewListener(l, cert.TLS())
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
 	log.InfoContext(ctx, "broker listens", "address", l.Addr().String(), "store", s.Store.Kind)
@@ -204,6 +214,9 @@ func surface(s settings.Settings, log *slog.Logger, m *metrics.Metrics) routes.C
 	if s.PublicURL != nil {
 		c.PublicOrigin = s.PublicURL.Scheme + "://" + s.PublicURL.Host
 		c.SecureCookie = s.PublicURL.Scheme == "https"
+	}
+	if c.SecureCookie {
+		c.HSTS = s.HSTS
 	}
 	for _, o := range s.AllowedOrigins {
 		c.AllowedOrigins = append(c.AllowedOrigins, o.Scheme+"://"+o.Host)

@@ -123,6 +123,9 @@ func (s *stack) replica() (url string, stop func() error) {
 			s.Errorf("Serve = %v", err)
 		}
 	})
+	if s.settings.TLSCert != "" {
+		return "https://" + l.Addr().String(), stop
+	}
 	return "http://" + l.Addr().String(), stop
 }
 
@@ -245,7 +248,7 @@ func (b *browser) signIn(who string) answer {
 // ticket returns the cookie's value, "" if there is none.
 func (b *browser) ticket() string {
 	for _, c := range b.client.Jar.Cookies(b.s.parse(b.url)) {
-		if c.Name == "device_id" {
+		if c.Name == "device_id" || c.Name == "__Host-device_id" {
 			return c.Value
 		}
 	}

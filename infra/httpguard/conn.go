@@ -130,7 +130,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.fill(p, c.nextDeadline())
 	if n == 0 {
 		switch {
-		case err == io.EOF:
+		case err == io.EOF, err == io.ErrUnexpectedEOF: // TLS calls an end without farewell so
 			err = c.lexer.eof()
 		case !inside && errors.Is(err, os.ErrDeadlineExceeded):
 			err = io.EOF

@@ -17,13 +17,11 @@
 //
 // A TLS listener belongs below this one: Listener(tls.NewListener(l, c), cfg).
 // The lexer then reads plaintext and the watcher finds the TCP socket under it
-// through NetConn. One thing has to be added for it: fasthttp recognises TLS by
-// the methods Handshake and ConnectionState of the connection, which Conn does
-// not have, so that such a connection needs a type of its own that embeds Conn
-// and has them. Of finds the Conn in it.
+// through NetConn; see tls.go.
 package httpguard
 
 import (
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -44,6 +42,8 @@ type Config struct {
 	// the kernel's queue. Default 10000.
 	MaxConns int
 
+	// HandshakeTimeout bounds the TLS handshake, if there is one. Default 10 s.
+	HandshakeTimeout time.Duration
 	// HeadTimeout bounds the wait for a connection's first byte and then each
 	// request head, from its first byte to its last. Default 10 s.
 	HeadTimeout time.Duration
@@ -71,6 +71,7 @@ const DefaultMaxHead = 32 << 10
 func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.MaxHead, DefaultMaxHead)
 	setDefault(&cfg.MaxConns, 10_000)
+	setDefault(&cfg.HandshakeTimeout, 10*time.Second)
 	setDefault(&cfg.HeadTimeout, 10*time.Second)
 	setDefault(&cfg.IdleTimeout, 75*time.Second)
 	setDefault(&cfg.BodyTimeout, 30*time.Second)
@@ -89,7 +90,7 @@ func setDefault[T int | time.Duration](field *T, value T) {
 }
 
 // Listener returns a listener that accepts from l and guards each connection.
-// Its connections are of type *Conn. Closing it closes l; the connections live
+// Its connections are *Conn or embed one, which Of finds. Closing it closes l; the connections live
 // on, and go on being watched until the last of them is closed.
 func Listener(l net.Listener, cfg Config) net.Listener {
 	return newListener(l, cfg.withDefaults(), newWatcher())
@@ -145,7 +146,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *listener) acceptOne() (*Conn, error) {
+func (l *listener) acceptOne() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -164,6 +165,9 @@ func (l *listener) acceptOne() (*Conn, error) {
 		return nil, err
 	}
 	l.open++
+	if over, ok := nc.(*tls.Conn); ok {
+		return &tlsConn{Conn: c, tls: over}, nil
+	}
 	return c, nil
 }
 

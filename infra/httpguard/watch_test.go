@@ -61,7 +61,8 @@ func dial(t *testing.T, l net.Listener) (*Conn, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close(); c.Close() })
-	return c.(*Conn), client.(*net.TCPConn)
+	guarded, _ := Of(c)
+	return guarded, client.(*net.TCPConn)
 }
 
 // watchers makes the system's watcher and the portable one.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 // do not go together, and those that are unsafe without saying so.
 func check(s Settings, l *schema.Loaded) {
 	checkAddress(s, l)
+	checkTLS(s, l)
 	checkRoutes(s, l)
 	checkSealKeys(s, l)
 	checkAuthServer(s, l)
@@ -49,6 +51,7 @@ func checkAddress(s Settings, l *schema.Loaded) {
 	public, listen := l.Where("public-url"), l.Where("listen")
 	local := loopbackAddress(s.Listen)
 	switch {
+	case s.PublicURL == nil && s.TLSCert != "": // checkTLS says what to give
 	case s.PublicURL == nil && !local:
 		l.Rejectf("public-url: is missing, and %s is not a loopback address; %s", listen, l.Remedy("public-url"))
 	case s.PublicURL == nil:
@@ -67,6 +70,28 @@ func checkAddress(s Settings, l *schema.Loaded) {
 		if s.PublicURL.Scheme == "https" && origin.Scheme == "http" && !loopback(origin.Hostname()) {
 			l.Rejectf("%s: is plain http, so that whoever is on the way could act for people; use https", l.WhereItem("allowed-origin", i))
 		}
+	}
+}
+
+// hstsForm is RFC 6797, section 6.1, as everybody writes it.
+var hstsForm = regexp.MustCompile(`^max-age=[0-9]{1,10}(; ?includeSubDomains)?(; ?preload)?$`)
+
+func checkTLS(s Settings, l *schema.Loaded) {
+	if s.HSTS != "" && !hstsForm.MatchString(s.HSTS) {
+		l.Rejectf("%s: is no such header; write for example \"max-age=31536000; includeSubDomains\", or nothing", l.Where("hsts"))
+	}
+	switch {
+	case s.TLSCert == "" && s.TLSKey == "":
+		return
+	case s.TLSKey == "":
+		l.Rejectf("%s: has no key beside it; give its file as tls-key", l.Where("tls-cert"))
+		return
+	case s.TLSCert == "":
+		l.Rejectf("%s: has no certificate beside it; give its file as tls-cert", l.Where("tls-key"))
+		return
+	}
+	if l.Valid("public-url") && (s.PublicURL == nil || s.PublicURL.Scheme != "https") {
+		l.Rejectf("%s: makes browsers come over https; give the https URL that they open as public-url, for example https://localhost:8443", l.Where("tls-cert"))
 	}
 }
 
@@ -202,7 +227,11 @@ func loopbackAddress(listen string) bool {
 // far as that can be told without asking for names.
 func pointsAt(u *url.URL, listen string) bool {
 	host, port, err := net.SplitHostPort(listen)
-	if err != nil || u.Scheme != "http" || cmp.Or(u.Port(), "80") != port {
+	usual := "80"
+	if u.Scheme == "https" {
+		usual = "443"
+	}
+	if err != nil || cmp.Or(u.Port(), usual) != port {
 		return false
 	}
 	addr, err := netip.ParseAddr(host)

@@ -24,6 +24,12 @@ type Settings struct {
 	// given, which is allowed on loopback only; then it is http:// and the
 	// address that is listened on.
 	PublicURL *url.URL `name:"public-url" group:"Address" form:"origin" example:"https://app.example" help:"Where people open it: scheme, host and port, no path. Required unless listen is a loopback address."`
+	// TLSCert and TLSKey are both given or neither. What is in the files is
+	// looked at by who serves with them.
+	TLSCert string `name:"tls-cert" group:"Address" placeholder:"FILE" example:"/etc/cloakroom/tls.crt" help:"PEM file with the certificate to serve https with, and those that lead to its authority behind it. Without it TLS ends in front, if at all."`
+	TLSKey  string `name:"tls-key" group:"Address" placeholder:"FILE" example:"/etc/cloakroom/tls.key" help:"PEM file with the certificate's key. Both files are looked at again every 10s and on SIGHUP."`
+	// HSTS is for an https PublicURL only.
+	HSTS string `name:"hsts" group:"Address" default:"max-age=31536000" empty:"" help:"Strict-Transport-Security header of every answer, also of the upstreams', if public-url is https. Empty: none, and an upstream's own passes."`
 	// Prefix has no slash at its end.
 	Prefix string `name:"prefix" group:"Address" default:"/auth" form:"path" placeholder:"PATH" help:"Path of Cloakroom's own pages. Everything else belongs to the routes."`
 	// AllowedOrigins are further origins whose pages may send requests with our cookie.

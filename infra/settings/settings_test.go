@@ -271,6 +271,12 @@ func TestRefused(t *testing.T) {
 		{"a public URL with a password", []string{"PUBLIC_URL=https://a:b@app.example"}, "CLOAKROOM_PUBLIC_URL: holds a user name or password"},
 		{"a port beyond all", []string{"LISTEN=127.0.0.1:80800"}, "CLOAKROOM_LISTEN: has no port from 0 to 65535"},
 		{"an insecure origin", []string{"PUBLIC_URL=https://app.example", "ALLOWED_ORIGIN=http://a.example"}, "CLOAKROOM_ALLOWED_ORIGIN: is plain http"},
+		{"a certificate without a key", []string{"PUBLIC_URL=https://app.example", "TLS_CERT=c.pem"}, "CLOAKROOM_TLS_CERT: has no key beside it; give"},
+		{"a key without a certificate", []string{"PUBLIC_URL=https://app.example", "TLS_KEY=k.pem"}, "CLOAKROOM_TLS_KEY: has no certificate beside it; give"},
+		{"TLS without a public URL", []string{"TLS_CERT=c.pem", "TLS_KEY=k.pem", "LISTEN=:8443"}, "CLOAKROOM_TLS_CERT: makes browsers come over https; give"},
+		{"TLS under a plain public URL", []string{"TLS_CERT=c.pem", "TLS_KEY=k.pem", "PUBLIC_URL=http://localhost:8080"}, "CLOAKROOM_TLS_CERT: makes browsers come over https; give"},
+		{"no such header", []string{"HSTS=forever"}, "CLOAKROOM_HSTS: is no such header; write"},
+		{"a header too many", []string{"HSTS=max-age=1\r\nX: y"}, "CLOAKROOM_HSTS: is no such header; write"},
 		{"everybody trusted", []string{"TRUSTED_PROXY=0.0.0.0/0"}, "CLOAKROOM_TRUSTED_PROXY: trusts everybody"},
 		{"a range with address bits", []string{"TRUSTED_PROXY=10.1.2.3/8"}, "CLOAKROOM_TRUSTED_PROXY: has address bits"},
 		{"all paths ours", []string{"PREFIX=/"}, "CLOAKROOM_PREFIX: leaves no path"},
@@ -344,7 +350,7 @@ func TestNoValueInAnyMessage(t *testing.T) {
 	const secret = "hunter2hunter2hunter2hunter2hunter2hunter2hunter2"
 	shapes := []string{secret, "k1:" + secret, "https://u:" + secret + "@host/", "/a=" + secret, "-" + secret, secret + "=x", "k1:" + secret + "," + secret, "'" + secret, `"` + secret}
 	// Plain texts are what they are: nobody can tell a path or a field's name from a secret.
-	plain := map[string]bool{"auth-issuer": true, "prefix": true}
+	plain := map[string]bool{"auth-issuer": true, "prefix": true, "tls-cert": true, "tls-key": true, "hsts": true}
 	for _, r := range settings.Schema().Rows() {
 		if strings.HasSuffix(r.Name, "-field") || strings.HasSuffix(r.Name, "-path") || strings.HasPrefix(r.Name, "auth-answer-") {
 			plain[r.Name] = true

@@ -60,7 +60,7 @@ func (s *Store) Create(ctx context.Context, r domain.Record) error {
 func (s *Store) put(r domain.Record, version int64) {
 	r = own(r)
 	r.Tokens = cutTokens(r.Tokens)
-	for _, t := range []*time.Time{&r.CreatedAt, &r.LastSeenAt, &r.AuthTime, &r.ExpiresAt} {
+	for _, t := range []*time.Time{&r.CreatedAt, &r.LastSeenAt, &r.AuthTime, &r.ProvedAt, &r.ExpiresAt} {
 		*t = cut(*t)
 	}
 	r.Version, r.Lease = version, domain.Lease{}

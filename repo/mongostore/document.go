@@ -41,6 +41,7 @@ type signIn struct {
 	LastSeenAt    time.Time `bson:"last_seen_at"`
 	LastSeenIP    string    `bson:"last_seen_ip"`
 	AuthTime      time.Time `bson:"auth_time"`
+	ProvedAt      time.Time `bson:"proved_at"`
 	ACR           string    `bson:"acr"`
 	AMR           []string  `bson:"amr"`
 	ExpiresAt     time.Time `bson:"expires_at"`
@@ -85,7 +86,7 @@ func encodeSignIn(r domain.Record) signIn {
 		Name:   r.Name, UserAgent: r.UserAgent, Persistent: r.Persistent,
 		CreatedAt: r.CreatedAt, CreatedIP: r.CreatedIP,
 		LastSeenAt: r.LastSeenAt, LastSeenIP: r.LastSeenIP,
-		AuthTime: r.AuthTime, ACR: r.ACR, AMR: append([]string{}, r.AMR...),
+		AuthTime: r.AuthTime, ProvedAt: r.ProvedAt, ACR: r.ACR, AMR: append([]string{}, r.AMR...),
 		ExpiresAt: r.ExpiresAt,
 	}
 }
@@ -120,7 +121,7 @@ func (d document) record() (domain.Record, error) {
 		Name: s.Name, UserAgent: s.UserAgent, Persistent: s.Persistent,
 		CreatedAt: s.CreatedAt, CreatedIP: s.CreatedIP,
 		LastSeenAt: s.LastSeenAt, LastSeenIP: s.LastSeenIP,
-		AuthTime: s.AuthTime, ACR: s.ACR, AMR: s.AMR, ExpiresAt: s.ExpiresAt,
+		AuthTime: s.AuthTime, ProvedAt: s.ProvedAt, ACR: s.ACR, AMR: s.AMR, ExpiresAt: s.ExpiresAt,
 		Version: d.Version,
 	}
 	if copy(r.TicketHash[:], s.TicketHash) != len(r.TicketHash) || len(s.TicketHash) != len(r.TicketHash) {

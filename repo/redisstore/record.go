@@ -55,6 +55,7 @@ var fields = []field{
 	moment("last_seen_at", func(r *domain.Record) *time.Time { return &r.LastSeenAt }),
 	text("last_seen_ip", func(r *domain.Record) *string { return &r.LastSeenIP }),
 	moment("auth_time", func(r *domain.Record) *time.Time { return &r.AuthTime }),
+	moment("proved_at", func(r *domain.Record) *time.Time { return &r.ProvedAt }),
 	text("acr", func(r *domain.Record) *string { return &r.ACR }),
 	names("amr", func(r *domain.Record) *[]string { return &r.AMR }),
 	moment("expires_at", func(r *domain.Record) *time.Time { return &r.ExpiresAt }),

@@ -37,7 +37,7 @@ var recordCases = []testCase{
 		r := sample(1)
 		rough := r
 		for _, t := range []*time.Time{
-			&rough.CreatedAt, &rough.LastSeenAt, &rough.AuthTime, &rough.ExpiresAt,
+			&rough.CreatedAt, &rough.LastSeenAt, &rough.AuthTime, &rough.ProvedAt, &rough.ExpiresAt,
 			&rough.Tokens.AccessIssued, &rough.Tokens.AccessExpiry, &rough.Tokens.RefreshExpiry,
 		} {
 			*t = odd(*t)

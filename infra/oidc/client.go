@@ -1,0 +1,232 @@
+package oidc
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
+
+	"cloakroom/domain"
+)
+
+const (
+	dialTimeout = 5 * time.Second
+	// idleTimeout stays below the five seconds after which Node.js and others
+	// close an idle connection by default. A request that crosses such a close
+	// on the wire fails without anyone knowing whether the token has rotated.
+	idleTimeout     = 3 * time.Second
+	maxAnswerHeader = 64 << 10
+
+	// assertionLife is how long a client assertion is good for.
+	assertionLife = time.Minute
+)
+
+// newTransport bounds the calls at once by its connections. It speaks HTTP/1.1
+// alone, for that reason and so that nothing is sent twice: it repeats a POST
+// only if not a byte of it was written. No proxy is taken from the environment,
+// because tokens and secrets would go through it unasked.
+func newTransport(conns int) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		Protocols:              protocols,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    dialTimeout,
+		DisableCompression:     true,
+		MaxConnsPerHost:        conns,
+		MaxIdleConns:           conns,
+		MaxIdleConnsPerHost:    conns,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+	}
+}
+
+// newClient returns a client that follows no redirect: one of them would carry
+// a code, a secret or a token to wherever it points.
+func newClient(transport http.RoundTripper) *http.Client {
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// clientAuth adds the assertion of private_key_jwt to forms (RFC 7523, section
+// 2.2), a new one each time that a form is sent, and bounds answers. With a
+// client secret it has nothing to add.
+type clientAuth struct {
+	provider *Provider
+	base     http.RoundTripper
+}
+
+func (a *clientAuth) RoundTrip(req *http.Request) (*http.Response, error) {
+	if a.provider.cfg.AuthMethod == PrivateKeyJWT && req.GetBody != nil {
+		var err error
+		if req, err = a.asserted(req); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := a.base.RoundTrip(req)
+	if err == nil {
+		resp.Body = &bounded{ReadCloser: resp.Body, left: maxDocument}
+	}
+	return resp, err
+}
+
+func (a *clientAuth) asserted(req *http.Request) (*http.Request, error) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	form, err := url.ParseQuery(string(text))
+	if err != nil {
+		return nil, errors.New("client assertion: the request is no form")
+	}
+	assertion, err := a.provider.assertion(req.URL)
+	if err != nil {
+		return nil, err
+	}
+	form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+	form.Set("client_assertion", assertion)
+	req = req.Clone(req.Context())
+	encoded := form.Encode()
+	req.Body, req.ContentLength = io.NopCloser(strings.NewReader(encoded)), int64(len(encoded))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(encoded)), nil }
+	return req, nil
+}
+
+// assertion signs who we are. Its audience is the issuer, so that no other
+// provider can be handed it, unless the settings say otherwise.
+func (p *Provider) assertion(endpoint *url.URL) (string, error) {
+	id, err := p.random()
+	if err != nil {
+		return "", err
+	}
+	audience := p.cfg.Issuer
+	switch p.cfg.AssertionAudience {
+	case "":
+	case TokenEndpoint:
+		audience = endpoint.String()
+	default:
+		audience = p.cfg.AssertionAudience
+	}
+	now := p.cfg.Now()
+	token := jwt.NewWithClaims(signingMethod(p.key), jwt.MapClaims{
+		"iss": p.cfg.ClientID, "sub": p.cfg.ClientID, "aud": audience, "jti": id,
+		"iat": now.Unix(), "exp": now.Add(assertionLife).Unix(),
+	})
+	token.Header["kid"] = p.cfg.KeyID
+	signed, err := token.SignedString(p.key)
+	if err != nil {
+		return "", errors.New("client assertion: the private key does not sign")
+	}
+	return signed, nil
+}
+
+// random returns 256 bits as text, which is also a PKCE verifier (RFC 7636,
+// section 4.1).
+func (p *Provider) random() (string, error) {
+	var raw [32]byte
+	if _, err := io.ReadFull(p.cfg.Random, raw[:]); err != nil {
+		return "", fmt.Errorf("randomness: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(raw[:]), nil
+}
+
+// bounded is a body that fails when it is longer than an answer may be.
+type bounded struct {
+	io.ReadCloser
+	left int64
+}
+
+var errTooLong = errors.New("the answer is too long")
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, errTooLong
+	}
+	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left+1)])
+	if b.left -= int64(n); b.left < 0 {
+		return n, errTooLong
+	}
+	return n, err
+}
+
+// parsePrivateKey reads the PEM of a key that private_key_jwt can sign with. The
+// error does not repeat it.
+func parsePrivateKey(text domain.Secret) (crypto.Signer, error) {
+	block, _ := pem.Decode([]byte(text.Reveal()))
+	if block == nil {
+		return nil, errors.New("the private key is no PEM")
+	}
+	var parsed any
+	var err error
+	switch block.Type {
+	case "RSA PRIVATE KEY":
+		parsed, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		parsed, err = x509.ParseECPrivateKey(block.Bytes)
+	default:
+		parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, errors.New("the private key cannot be read")
+	}
+	key, ok := parsed.(crypto.Signer)
+	if !ok || signingMethod(key) == nil {
+		return nil, errors.New("the private key is neither RSA of 2048 bits or more, nor ECDSA on P-256, P-384 or P-521, nor Ed25519")
+	}
+	return key, nil
+}
+
+// signingMethod returns how a key signs, or nil if it is of no use.
+func signingMethod(key crypto.Signer) jwt.SigningMethod {
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		if k.N.BitLen() >= 2048 {
+			return jwt.SigningMethodRS256
+		}
+	case *ecdsa.PrivateKey:
+		switch k.Curve {
+		case elliptic.P256():
+			return jwt.SigningMethodES256
+		case elliptic.P384():
+			return jwt.SigningMethodES384
+		case elliptic.P521():
+			return jwt.SigningMethodES512
+		}
+	case ed25519.PrivateKey:
+		return jwt.SigningMethodEdDSA
+	}
+	return nil
+}
+
+// thumbprint names a public key (RFC 7638).
+func thumbprint(public crypto.PublicKey) string {
+	sum, err := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
+	if err != nil {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(sum)
+}
