@@ -11,6 +11,7 @@ package dpop
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -36,9 +37,9 @@ type Key struct {
 	public  map[string]string // as a JWK
 }
 
-// NewKey draws a key from random and returns the text that a record keeps.
-func NewKey(random io.Reader) (domain.Secret, error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), random)
+// NewKey makes a key and returns the text that a record keeps.
+func NewKey() (domain.Secret, error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return domain.Secret{}, fmt.Errorf("dpop key: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
 
@@ -106,9 +107,15 @@ func (e *badDocument) Error() string { return "bad document" }
 // the network's failures pass, everything else is a matter of settings.
 func documentFailed(ctx context.Context, op string, err error) error {
 	var bad *badDocument
+	var request *url.Error // http.Client's: there was no answer
 	switch {
-	case !errors.As(err, &bad):
+	case errors.As(err, &bad):
+	case errors.As(err, &request):
 		return unreachable(ctx, op, err)
+	default:
+		return misconfigured(op, BrokenAnswer, "the document cannot be read")
+	}
+	switch {
 	case bad.status >= 500, bad.status == http.StatusRequestTimeout, bad.status == http.StatusTooEarly, bad.status == http.StatusTooManyRequests:
 		return &domain.Unavailable{Err: &Error{
 			Kind: kindOf(bad.status), Status: bad.status, op: op, what: fmt.Sprintf("answered %d", bad.status), outcome: domain.ErrAuthUnavailable,

@@ -109,7 +109,7 @@ func (p *Provider) Finish(ctx context.Context, c domain.Callback, tx domain.Tran
 	defer cancel()
 	var key domain.Secret
 	if p.cfg.DPoP {
-		if key, err = dpop.NewKey(p.cfg.Random); err != nil {
+		if key, err = dpop.NewKey(); err != nil {
 			return domain.Authentication{}, err
 		}
 	}
