@@ -66,6 +66,7 @@ func (h *handlers) begin(c *fiber.Ctx) error {
 			return err
 		}
 	}
+	h.allowOrigin(c)
 	if !line.deferred {
 		line.status = c.Response().StatusCode()
 		line.end(nil)
@@ -112,12 +113,12 @@ func plausibleRequestID(id string) bool {
 }
 
 // checkOrigin refuses a request that changes something or that asks to switch
-// protocols, if it comes with our cookie or to a path of ours, unless it proves that it does not come from
-// somebody else's page: by an Origin that is ours, by the browser's word that
-// the page is ours, or by a header that no page can send elsewhere without
-// being asked first. Signing in is among what is refused, so that nobody is
-// signed in as somebody else by a planted form. What a page of somebody else's
-// asks of a WebSocket it could read as well, because no browser holds it to CORS.
+// protocols, if it comes with our cookie or to a path of ours, unless it proves
+// that it does not come from somebody else's page: by an Origin that is ours, by
+// the browser's word that the page is ours, or by a header that no page can send
+// elsewhere without being asked first. Signing in is among what is refused, so
+// that nobody is signed in as somebody else by a planted form. A WebSocket is
+// because any page could read what it says: browsers do not hold it to CORS.
 func (h *handlers) checkOrigin(c *fiber.Ctx) error {
 	switch c.Method() {
 	case fiber.MethodGet, fiber.MethodHead, fiber.MethodOptions:

@@ -76,8 +76,9 @@ func (h *handlers) Expect(c *fiber.Ctx) error {
 // rest of its body may still be coming in, and with it trailers.
 type reply struct {
 	*upstream.Response
-	head   bool // the request's method is HEAD
-	http10 bool // the client does not know chunks
+	head     bool // the request's method is HEAD
+	http10   bool // the client does not know chunks
+	personal bool // the request has somebody's token
 }
 
 // answerOf asks the upstream. If that rejects the access token, it asks for
@@ -91,7 +92,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 		return reply{}, err
 	}
 	x.until(h.broker.Lifetimes.EndsAt(session.Record))
-	r := reply{head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11()}
+	r := reply{head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11(), personal: true}
 	out := h.outgoing(c, cookies, to)
 	if x.body, err = receive(c.Context(), out); err != nil {
 		return reply{}, err

@@ -22,6 +22,9 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 	out := c.Response()
 	out.SetStatusCode(r.Status)
 	h.passHeader(&out.Header, r.Response)
+	if r.personal && r.Tunnel == nil {
+		personal(&out.Header)
+	}
 	if x.body.unread() {
 		// The answer came before the body's end. What is still to come must
 		// not be taken for the next request.

@@ -27,7 +27,7 @@ import (
 type Config struct {
 	Prefix         string         // needed: where our own paths are, "/auth" as a rule
 	PublicOrigin   string         // what browsers see, "https://app.example.com"; "" on loopback: as the request says
-	AllowedOrigins []string       // origins beside ours that may send state-changing requests
+	AllowedOrigins []string       // origins beside ours whose pages may send requests of any kind, and read the answers
 	TrustedProxies []netip.Prefix // peers whose X-Forwarded-For is believed
 	SecureCookie   bool           // browsers reach us over TLS
 	HSTS           string         // Strict-Transport-Security of every answer, an upstream's too; "" for none
@@ -66,7 +66,7 @@ func New(broker *usecase.Broker, pages *web.Pages, table *Table, c Config) *Hand
 
 // Mount adds every path to app, whose error handler is to be h.Error.
 func (h *Handlers) Mount(app *fiber.App) {
-	app.Use(h.begin, h.checkOrigin, h.own)
+	app.Use(h.begin, h.preflight, h.checkOrigin, h.own)
 
 	app.Get("/health/live", h.live)
 	app.Get("/health/ready", h.ready)

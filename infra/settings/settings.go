@@ -33,7 +33,7 @@ type Settings struct {
 	// Prefix has no slash at its end.
 	Prefix string `name:"prefix" group:"Address" default:"/auth" form:"path" placeholder:"PATH" help:"Path of Cloakroom's own pages. Everything else belongs to the routes."`
 	// AllowedOrigins are further origins whose pages may send requests with our cookie.
-	AllowedOrigins []*url.URL `name:"allowed-origin" group:"Address" form:"origin" example:"https://admin.example" help:"Other origins whose pages may send forms and other simple requests with the cookie. Answers to preflights are not given. A list."`
+	AllowedOrigins []*url.URL `name:"allowed-origin" group:"Address" form:"origin" example:"https://admin.example" help:"Other origins whose pages may send requests with the cookie, open WebSockets and read the answers (CORS). They are trusted like pages of public-url. A list."`
 	// TrustedProxies are the peers whose X-Forwarded-* headers count.
 	TrustedProxies []netip.Prefix `name:"trusted-proxy" group:"Address" example:"10.0.0.0/8" help:"Addresses of the proxies in front, whose X-Forwarded headers are believed. A list of addresses and ranges."`
 

@@ -99,6 +99,10 @@ func PassesTrailer(name string) bool {
 	return requestField(name) == endToEnd && responseField(name) == endToEnd
 }
 
+// PassesRequest reports whether a client's field of this name passes as it is,
+// unless Connection names it.
+func PassesRequest(name string) bool { return requestField(name) == endToEnd }
+
 // kind is what a field's name means for the policy.
 type kind uint8
 
