@@ -16,6 +16,9 @@ var (
 	ErrConflict = errors.New("record has changed")
 	// ErrLeaseHeld: another holds the lease.
 	ErrLeaseHeld = errors.New("lease is held by another")
+	// ErrSealed: the tokens of the record do not open, for want of a key or because
+	// somebody has changed them.
+	ErrSealed = errors.New("tokens do not open")
 	// ErrLeaseLost: the lease is not the caller's any more.
 	ErrLeaseLost = errors.New("lease is lost")
 )

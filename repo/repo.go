@@ -28,6 +28,17 @@ const Grace = time.Minute
 // LongestKey is how long a key of Spend may be, in bytes.
 const LongestKey = 256
 
+// MostRevocations is how many one call of QueueRevocations takes.
+const MostRevocations = 128
+
+// CheckRevocations is how every QueueRevocations begins.
+func CheckRevocations(r []domain.Revocation) error {
+	if len(r) > MostRevocations {
+		return fmt.Errorf("%d revocations: %w", len(r), domain.ErrBadInput)
+	}
+	return nil
+}
+
 // CheckKey is how every Spend begins.
 func CheckKey(key string) error {
 	if len(key) == 0 || len(key) > LongestKey {
@@ -76,7 +87,8 @@ type Store interface {
 	// domain.ErrExists.
 	Create(ctx context.Context, r domain.Record) error
 
-	// Get returns the record, expired or not, or domain.ErrNotFound.
+	// Get returns the record, expired or not, or domain.ErrNotFound. If tokens of it
+	// cannot be opened, domain.ErrSealed comes with the record without them.
 	Get(ctx context.Context, id domain.DeviceID) (domain.Record, error)
 
 	// Overwrite replaces the whole record of r.DeviceID by r for a new sign-in
@@ -155,8 +167,28 @@ type Store interface {
 	// that has not is domain.ErrBadInput.
 	Spend(ctx context.Context, key string, until time.Time) error
 
-	// Sweep removes up to limit records whose ExpiresAt is not after now, and
-	// then keys that are over by then, and returns how many. It is housekeeping; a store whose server does it (see
+	// QueueRevocations keeps each of the revocations under its ID, in place of
+	// what is kept under it. More than MostRevocations in one call are
+	// domain.ErrBadInput. After another error some may be kept and some not.
+	// Without an error they are as durable as what ReplaceTokens has written.
+	QueueRevocations(ctx context.Context, r []domain.Revocation) error
+
+	// ClaimRevocations returns up to limit revocations whose NotBefore is not
+	// after now, those that wait longest first, and makes until their NotBefore.
+	// Whoever got them thus has them alone until then, by the callers' clocks. They
+	// come with that NotBefore. Beside an error come those that were claimed before.
+	ClaimRevocations(ctx context.Context, now, until time.Time, limit int) ([]domain.Revocation, error)
+
+	// FinishRevocation removes a revocation. One that is not there is no error.
+	FinishRevocation(ctx context.Context, id string) error
+
+	// PageRevocations goes through all revocations as Page does through records,
+	// but may show one twice, more than limit at once, and what has moved
+	// meanwhile.
+	PageRevocations(ctx context.Context, cursor string, limit int) (r []domain.Revocation, next string, err error)
+
+	// Sweep removes up to limit records whose ExpiresAt is not after now, then
+	// keys and revocations that are over by then, and returns how many. It is housekeeping; a store whose server does it (see
 	// Grace) does nothing and returns 0.
 	Sweep(ctx context.Context, now time.Time, limit int) (int, error)
 

@@ -25,13 +25,18 @@ type Store struct {
 	mu      sync.Mutex
 	records map[domain.DeviceID]domain.Record
 	spent   map[string]time.Time // until when
+
+	revocations map[string]domain.Revocation
 }
 
 var _ repo.Store = (*Store)(nil)
 
 // New returns an empty store whose leases go by now.
 func New(now func() time.Time) *Store {
-	return &Store{now: now, hub: events.NewHub(), records: make(map[domain.DeviceID]domain.Record), spent: make(map[string]time.Time)}
+	return &Store{
+		now: now, hub: events.NewHub(),
+		records: make(map[domain.DeviceID]domain.Record), spent: make(map[string]time.Time), revocations: make(map[string]domain.Revocation),
+	}
 }
 
 // lock takes the mutex, unless ctx is over.
@@ -409,6 +414,15 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 		}
 		if !until.After(now) {
 			delete(s.spent, key)
+			swept++
+		}
+	}
+	for id, r := range s.revocations {
+		if swept >= limit {
+			break
+		}
+		if !r.ExpiresAt.After(now) {
+			delete(s.revocations, id)
 			swept++
 		}
 	}

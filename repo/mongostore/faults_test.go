@@ -130,6 +130,15 @@ var writes = []struct {
 		},
 	},
 	{
+		"Spend", "update",
+		func(ctx context.Context, s *mongostore.Store) error {
+			return s.Spend(ctx, "key", time.Now().Add(time.Hour))
+		},
+		func(ctx context.Context, s *mongostore.Store) bool {
+			return errors.Is(s.Spend(ctx, "key", time.Now().Add(time.Hour)), domain.ErrExists)
+		},
+	},
+	{
 		"Delete", "findAndModify",
 		func(ctx context.Context, s *mongostore.Store) error {
 			r, err := s.Delete(ctx, id(1), 1)
@@ -197,7 +206,7 @@ func TestFaultsInTheMiddleOfAWrite(t *testing.T) {
 		{"a standalone server's answer is lost", mongowire.Options{Standalone: true}, mongowire.Fault{LoseAnswer: true},
 			// Those that leave their mark in the record.
 			func(write string) bool {
-				return write == "Create" || write == "Overwrite" || write == "ReplaceTokens" || write == "Rename"
+				return write == "Create" || write == "Overwrite" || write == "ReplaceTokens" || write == "Rename" || write == "Spend"
 			},
 			// Of many deletions, those after the one in question are not begun.
 			func(write string) bool { return write != "DeleteByOwner" }},

@@ -212,36 +212,37 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 	}
 	swept := len(told)
 	if err == nil {
-		var forgotten int
-		forgotten, err = forget(ctx, s.spent, "until", now, limit-swept)
-		swept += forgotten
+		err = forget(ctx, s.spent, "until", now, limit, &swept)
+	}
+	if err == nil {
+		err = forget(ctx, s.queue, "expires_at", now, limit, &swept)
 	}
 	return swept, failed(ctx, "sweep", err)
 }
 
-// forget removes up to limit documents whose time is over.
-func forget(ctx context.Context, collection *mongo.Collection, field string, now time.Time, limit int) (int, error) {
-	if limit < 1 {
-		return 0, nil
+// forget removes documents whose time is over, until as many are removed as the
+// limit says.
+func forget(ctx context.Context, collection *mongo.Collection, field string, now time.Time, limit int, removed *int) error {
+	if *removed >= limit {
+		return nil
 	}
 	over := bson.D{{Key: field, Value: bson.D{{Key: "$lte", Value: now}}}}
-	cursor, err := collection.Find(ctx, over, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)))
+	cursor, err := collection.Find(ctx, over, options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit-*removed)))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	var found []struct {
 		ID any `bson:"_id"`
 	}
 	if err := cursor.All(ctx, &found); err != nil {
-		return 0, err
+		return err
 	}
-	removed := 0
 	for _, f := range found {
 		result, err := collection.DeleteOne(ctx, append(bson.D{{Key: "_id", Value: f.ID}}, over...))
 		if err != nil {
-			return removed, err
+			return err
 		}
-		removed += int(result.DeletedCount)
+		*removed += int(result.DeletedCount)
 	}
-	return removed, nil
+	return nil
 }

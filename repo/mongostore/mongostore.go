@@ -57,6 +57,7 @@ type Store struct {
 	committed *mongo.Collection // the same, read as the majority has it
 	touched   *mongo.Collection // the same, for writes that may get lost
 	spent     *mongo.Collection // what Spend has marked
+	queue     *mongo.Collection // of revocations
 
 	stop  context.CancelFunc // of the feed
 	loops sync.WaitGroup
@@ -82,6 +83,7 @@ func Open(ctx context.Context, database *mongo.Database, log *slog.Logger, now f
 	s.devices = database.Collection("devices", durable)
 	s.committed = s.devices // with a standalone server
 	s.spent = database.Collection("spent", durable)
+	s.queue = database.Collection("revocations", durable)
 	s.touched = s.devices.Clone(options.Collection().SetWriteConcern(writeconcern.W1()))
 
 	if err := s.open(ctx, database, durable, clock, log); err != nil {
@@ -109,7 +111,7 @@ func (s *Store) open(ctx context.Context, database *mongo.Database, durable *opt
 	if s.ttl, err = makeIndexes(ctx, s.devices); err != nil {
 		return explain(database, "create indexes", err)
 	}
-	if _, err = makeExpiry(ctx, s.spent, "until", 0); err != nil {
+	if err = makeOtherIndexes(ctx, s.spent, s.queue); err != nil {
 		return explain(database, "create indexes", err)
 	}
 	if !s.ttl {

@@ -96,6 +96,17 @@ func makeIndexes(ctx context.Context, devices *mongo.Collection) (ttl bool, err 
 	return makeExpiry(ctx, devices, "expires_at", repo.Grace)
 }
 
+// makeOtherIndexes makes the indexes of the collections beside the devices.
+func makeOtherIndexes(ctx context.Context, spent, queue *mongo.Collection) error {
+	if _, err := makeExpiry(ctx, spent, "until", 0); err != nil {
+		return err
+	}
+	if _, err := makeExpiry(ctx, queue, "expires_at", 0); err != nil {
+		return err
+	}
+	return makeIndex(ctx, queue, bson.D{{Key: "not_before", Value: 1}}, options.Index().SetName("due"))
+}
+
 // makeExpiry makes the index by which the server expires documents a while after
 // the time in a field, and reports whether it does. If it does not, Sweep goes by
 // the index.

@@ -11,6 +11,8 @@
 //	cloakroom:sid:<hash>             of a session at an OpenID provider,
 //	cloakroom:page:<000…fff>         and of all, by the first digits of the id
 //	cloakroom:spent:<hash>         a key that Spend has marked
+//	cloakroom:{revocations}:<id>   hash: a revocation
+//	cloakroom:{revocations}        sorted set of them all, by when they are to be tried
 //	cloakroom:ping                 written by Ping
 //	cloakroom:layout               the number of this layout
 //	cloakroom:events               a channel, not a key

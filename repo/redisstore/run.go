@@ -14,7 +14,9 @@ import (
 type call struct {
 	script *script
 	key    string
-	args   []any
+	// with is another key, or "". In a Cluster it must be in the same slot.
+	with string
+	args []any
 	// once: the answer would be another the second time and is needed, so the
 	// call is not sent again if the connection breaks.
 	once bool
@@ -102,6 +104,9 @@ func (s *Store) send(ctx context.Context, calls []*call, full bool) {
 	replicated := make(map[*redis.Client][]*call)
 	for _, c := range calls {
 		args := []any{"evalsha", c.script.hash, 1, c.key}
+		if c.with != "" {
+			args = []any{"evalsha", c.script.hash, 2, c.key, c.with}
+		}
 		if full {
 			args[0], args[1] = "eval", c.script.text
 		}

@@ -24,7 +24,8 @@ const (
 	skew = time.Minute
 )
 
-// Each script is one atomic step on one key, so that it is valid in a Cluster.
+// Each script is one atomic step on one key, or on two in one slot, so that it is
+// valid in a Cluster.
 // It looks first whether the record is there: a write to one that has just gone
 // would make a hash that never expires. It returns a list whose first item says
 // how it went. Numbers are written with %d, since Lua prints large ones as
@@ -225,6 +226,39 @@ return {'ok'}
 local by = redis.call('GET', key)
 if by then return {by == ARGV[1] and 'ok' or 'exists'} end
 if tonumber(ARGV[2]) > clock() then redis.call('SET', key, ARGV[1], 'PXAT', ARGV[2]) end
+return {'ok'}
+`)
+
+	// queue, on the schedule and a revocation: id, when it is to be tried, end,
+	// fields.
+	queueScript = newScript(`
+redis.call('ZREM', key, '') -- as in keep
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[2], unpack(ARGV, 4))
+redis.call('PEXPIREAT', KEYS[2], int(goes(ARGV[3])))
+redis.call('ZADD', key, ARGV[2], ARGV[1])
+return {'ok'}
+`)
+
+	// claim, on the schedule: now, until, limit. It returns the ids.
+	claimScript = newScript(`
+local ids = redis.call('ZRANGEBYSCORE', key, '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
+for _, id in ipairs(ids) do redis.call('ZADD', key, ARGV[2], id) end
+table.insert(ids, 1, 'ok')
+return ids
+`)
+
+	// finish, on the schedule and a revocation: id.
+	finishScript = newScript(`
+redis.call('ZREM', key, ARGV[1])
+redis.call('DEL', KEYS[2])
+return {'ok'}
+`)
+
+	// unschedule, on the schedule and a revocation: id. It does what is left to do
+	// for one that has expired.
+	unscheduleScript = newScript(`
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZREM', key, ARGV[1]) end
 return {'ok'}
 `)
 

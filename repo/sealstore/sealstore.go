@@ -25,9 +25,9 @@ type Sealer interface {
 // lists and pages included, goes straight through.
 //
 // A token that does not open, because its key is not there or somebody has
-// changed it, is an error that names the device and the field: the store is
+// changed it, is domain.ErrSealed and names the device and the field: the store is
 // there, but what it says is of no use, and with the right key it will be again.
-// Only deletions go on without it.
+// Only deletions, and who reads a record for something else, go on without it.
 type Store struct {
 	repo.Store
 	keys Sealer
@@ -55,35 +55,47 @@ func fields(t *domain.Tokens) []field {
 
 // seal returns the tokens sealed for the device. What is empty stays so.
 func (s *Store) seal(id domain.DeviceID, t domain.Tokens) (domain.Tokens, error) {
-	for _, f := range fields(&t) {
+	if err := s.sealFields(id, fields(&t)); err != nil {
+		return domain.Tokens{}, err
+	}
+	return t, nil
+}
+
+func (s *Store) sealFields(id domain.DeviceID, fields []field) error {
+	for _, f := range fields {
 		if f.token.Empty() {
 			continue
 		}
 		sealed, err := s.keys.Seal(*f.token, id, f.name)
 		if err != nil {
-			return domain.Tokens{}, fmt.Errorf("device %v: %s does not seal: %w", id, f.name, err)
+			return fmt.Errorf("device %v: %s does not seal: %w", id, f.name, err)
 		}
 		*f.token = domain.NewSecret(string(sealed))
 	}
-	return t, nil
+	return nil
 }
 
 // open opens the tokens of a record that came out of the inner store. Those
 // that do not open are empty, and the error says which and why.
 func (s *Store) open(r domain.Record) (domain.Record, error) {
+	err := s.openFields(r.DeviceID, fields(&r.Tokens))
+	return r, err
+}
+
+func (s *Store) openFields(id domain.DeviceID, fields []field) error {
 	var errs []error
-	for _, f := range fields(&r.Tokens) {
+	for _, f := range fields {
 		if f.token.Empty() {
 			continue
 		}
-		plain, err := s.keys.Open([]byte(f.token.Reveal()), r.DeviceID, f.name)
+		plain, err := s.keys.Open([]byte(f.token.Reveal()), id, f.name)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("device %v: %s does not open: %w", r.DeviceID, f.name, err))
+			errs = append(errs, fmt.Errorf("device %v: %s: %w: %w", id, f.name, domain.ErrSealed, err))
 			plain = domain.Secret{}
 		}
 		*f.token = plain
 	}
-	return r, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // Create implements repo.Store.
@@ -102,16 +114,13 @@ func (s *Store) Get(ctx context.Context, id domain.DeviceID) (domain.Record, err
 	if err != nil {
 		return domain.Record{}, err
 	}
-	return s.whole(r)
-}
-
-// whole opens a record all of whose tokens are needed.
-func (s *Store) whole(r domain.Record) (domain.Record, error) {
-	r, err := s.open(r)
+	r, err = s.open(r)
 	if err != nil {
-		return domain.Record{}, err
+		for _, f := range fields(&r.Tokens) {
+			*f.token = domain.Secret{} // those that do open are of no use alone
+		}
 	}
-	return r, nil
+	return r, err
 }
 
 // Overwrite implements repo.Store.
@@ -140,7 +149,7 @@ func (s *Store) TakeLease(ctx context.Context, id domain.DeviceID, owner string,
 	if taken != nil && !errors.Is(taken, domain.ErrLeaseHeld) {
 		return domain.Record{}, taken
 	}
-	r, err := s.whole(r)
+	r, err := s.open(r)
 	if err != nil {
 		_ = s.Store.ReleaseLease(ctx, id, owner) // if that fails, it runs out
 		return domain.Record{}, err

@@ -224,8 +224,13 @@ func TestATokenInAnotherPlaceIsAnErrorThatNamesItAndNothingElse(t *testing.T) {
 			if err == nil {
 				t.Fatal("Get gives it")
 			}
-			if !reflect.ValueOf(r).IsZero() {
-				t.Error("Get returns a record with its error")
+			if !errors.Is(err, domain.ErrSealed) || r.UserAgent != f.one.UserAgent {
+				t.Errorf("Get returns the record of %q, error %v", r.UserAgent, err)
+			}
+			for _, token := range secrets(r) {
+				if !token.Empty() {
+					t.Error("Get returns a token with its error")
+				}
 			}
 			for _, want := range []string{f.one.DeviceID.String(), c.field} {
 				if !strings.Contains(err.Error(), want) {
@@ -258,6 +263,49 @@ func TestALeaseOnTokensThatDoNotOpenIsGivenBack(t *testing.T) {
 	if lease := f.stored(f.one.DeviceID).Lease; lease.Owner != "you" {
 		t.Errorf("the lease is %v", lease)
 	}
+}
+
+// A pair that is to be revoked must not be had by putting it somewhere else, nor
+// stand in the way of the others if its key is lost.
+func TestRevocationsAreSealedEachInItsPlace(t *testing.T) {
+	f := setUp(t)
+	queued := func(id string, r domain.Record) domain.Revocation {
+		return domain.Revocation{ID: id, DeviceID: r.DeviceID, Refresh: r.Tokens.Refresh, Access: r.Tokens.Access, NotBefore: time.UnixMilli(1000), ExpiresAt: r.ExpiresAt}
+	}
+	given := []domain.Revocation{queued("1", f.one), queued("2", f.one), queued("3", f.two)}
+	if err := f.s.QueueRevocations(t.Context(), given); err != nil {
+		t.Fatal(err)
+	}
+	if !given[0].Refresh.Equal(f.one.Tokens.Refresh) {
+		t.Error("QueueRevocations changes what it is given")
+	}
+	sealed, _, err := f.inner.PageRevocations(t.Context(), "", 10)
+	if err != nil || len(sealed) != 3 {
+		t.Fatalf("there are %d revocations, error %v", len(sealed), err)
+	}
+	f.silent("a revocation", sealed[0].Refresh.Reveal()+sealed[0].Access.Reveal())
+	f.tamper(func(t *domain.Tokens) { t.Refresh = sealed[0].Refresh })
+	if _, err := f.s.Get(t.Context(), f.one.DeviceID); !errors.Is(err, domain.ErrSealed) {
+		t.Errorf("a token that is to be revoked opens in a record: error %v", err)
+	}
+
+	sealed[0].Refresh = sealed[1].Refresh // of another revocation of the same device
+	sealed[2].Access = f.sealed.Tokens.Access
+	if err := f.inner.QueueRevocations(t.Context(), sealed); err != nil {
+		t.Fatal(err)
+	}
+	until := time.UnixMilli(2000)
+	got, err := f.s.ClaimRevocations(t.Context(), until, until, 10)
+	if err != nil || len(got) != 1 || got[0].ID != "2" || !got[0].Refresh.Equal(f.one.Tokens.Refresh) {
+		t.Errorf("ClaimRevocations returns %d, error %v; want only that of before", len(got), err)
+	}
+	if page, _, err := f.s.PageRevocations(t.Context(), "", 10); err != nil || len(page) != 1 {
+		t.Errorf("PageRevocations returns %d, error %v; want 1", len(page), err)
+	}
+	if got, err := f.inner.ClaimRevocations(t.Context(), until.Add(59*time.Minute), until, 10); err != nil || len(got) != 1 {
+		t.Errorf("%d are due within the hour, error %v; want 1", len(got), err)
+	}
+	f.silent("the log", f.log.String())
 }
 
 func TestDeletionsNeedNoKey(t *testing.T) {

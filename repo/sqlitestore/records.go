@@ -192,7 +192,7 @@ func (s *Store) Spend(ctx context.Context, key string, until time.Time) error {
 func (s *Store) Sweep(ctx context.Context, now time.Time, limit int) (int, error) {
 	swept, err := write(ctx, s.writer, false, func(ctx context.Context) (int, error) {
 		swept := 0
-		for _, remove := range []*sql.Stmt{s.expire, s.forget} {
+		for _, remove := range []*sql.Stmt{s.expire, s.expireSpent, s.expireRevocations} {
 			result, err := remove.ExecContext(ctx, now.UnixMilli(), max(limit-swept, 0)) // below 0 is no limit to SQLite
 			if err != nil {
 				return 0, err
@@ -253,20 +253,20 @@ func one(r domain.Record, err error) (domain.Record, error) {
 }
 
 // all reads all rows.
-func all(scan func(scanner) (domain.Record, error)) func(*sql.Rows, error) ([]domain.Record, error) {
-	return func(rows *sql.Rows, err error) ([]domain.Record, error) {
+func all[T any](scan func(scanner) (T, error)) func(*sql.Rows, error) ([]T, error) {
+	return func(rows *sql.Rows, err error) ([]T, error) {
 		if err != nil {
 			return nil, err
 		}
 		defer rows.Close()
-		var records []domain.Record
+		var list []T
 		for rows.Next() {
-			r, err := scan(rows)
+			one, err := scan(rows)
 			if err != nil {
 				return nil, err
 			}
-			records = append(records, r)
+			list = append(list, one)
 		}
-		return records, rows.Err()
+		return list, rows.Err()
 	}
 }

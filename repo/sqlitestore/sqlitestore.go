@@ -21,8 +21,8 @@ import (
 
 // Store implements repo.Store.
 //
-// What ReplaceTokens, Create, Overwrite, Rename, Spend and the deletions have
-// done survives a power cut: their commits wait for the disk. Touches, leases and
+// What ReplaceTokens, Create, Overwrite, Rename, Spend, QueueRevocations and the
+// deletions have done survives a power cut: their commits wait for the disk. Touches, leases and
 // what was swept survive a crash of the process; lost to a power cut, they are
 // made good by the next request.
 type Store struct {
@@ -38,10 +38,13 @@ type Store struct {
 
 	// On the pool.
 	get, listByOwner, listByEmail, page *sql.Stmt
+	anyDue, pageRevocations             *sql.Stmt
 	// On the writer's connection; its goroutine alone uses them.
 	find, create, overwrite, replaceTokens, touch, rename     *sql.Stmt
 	remove, removeByOwner, removeByEmail, removeBySID, expire *sql.Stmt
-	spend, forget                                             *sql.Stmt
+	spend, expireSpent                                        *sql.Stmt
+	queueRevocation, claimRevocations                         *sql.Stmt
+	finishRevocation, expireRevocations                       *sql.Stmt
 	takeLease, renewLease, releaseLease                       *sql.Stmt
 }
 
@@ -97,6 +100,8 @@ func (s *Store) readQueries() []query {
 		{&s.listByOwner, "SELECT " + listColumns + " FROM device" + byOwner + newest},
 		{&s.listByEmail, "SELECT " + listColumns + " FROM device" + byEmail + newest},
 		{&s.page, "SELECT " + listColumns + " FROM device WHERE id > ? ORDER BY id LIMIT ?"},
+		{&s.anyDue, "SELECT EXISTS (SELECT 1 FROM revocation WHERE not_before <= ?)"},
+		{&s.pageRevocations, "SELECT " + revocationColumns + " FROM revocation WHERE id > ? ORDER BY id LIMIT ?"},
 	}
 }
 
@@ -121,7 +126,12 @@ func (s *Store) writeQueries() []query {
 		{&s.removeBySID, "DELETE FROM device" + bySID + " RETURNING " + columns},
 		{&s.expire, "DELETE FROM device WHERE id IN (SELECT id FROM device WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"},
 		{&s.spend, "INSERT INTO spent (key, until) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET until = ?2 WHERE until <= ?3"},
-		{&s.forget, "DELETE FROM spent WHERE key IN (SELECT key FROM spent WHERE until <= ? ORDER BY until LIMIT ?)"},
+		{&s.expireSpent, "DELETE FROM spent WHERE key IN (SELECT key FROM spent WHERE until <= ? ORDER BY until LIMIT ?)"},
+		{&s.queueRevocation, "INSERT OR REPLACE INTO revocation (" + revocationColumns + ") VALUES (" + revocationPlaceholders + ")"},
+		{&s.claimRevocations, `UPDATE revocation SET not_before = ?1 WHERE id IN
+			(SELECT id FROM revocation WHERE not_before <= ?2 ORDER BY not_before LIMIT ?3) RETURNING ` + revocationColumns},
+		{&s.finishRevocation, "DELETE FROM revocation WHERE id = ?"},
+		{&s.expireRevocations, "DELETE FROM revocation WHERE id IN (SELECT id FROM revocation WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"},
 		{&s.takeLease, `UPDATE device SET lease_owner = ?1, lease_until = ?2
 			WHERE id = ?3 AND (lease_owner IN ('', ?1) OR lease_until <= ?4) RETURNING ` + columns},
 		{&s.renewLease, "UPDATE device SET lease_until = ?1 WHERE id = ?2 AND lease_owner = ?3 AND lease_until > ?4"},

@@ -254,7 +254,9 @@ func TestPingNoticesThatNothingCanBeWritten(t *testing.T) {
 func TestNoStatementReadsTheWholeTable(t *testing.T) {
 	s, _ := openNew(t)
 	indexes := map[string]string{
-		byOwner: "device_owner", byEmail: "device_email", bySID: "device_sid", "expires_at <= ?": "device_expires",
+		byOwner: "device_owner", byEmail: "device_email", bySID: "device_sid", "FROM device WHERE expires_at <= ?": "device_expires",
+		"FROM revocation WHERE expires_at <= ?": "revocation_expires", "FROM spent WHERE until <= ?": "spent_until",
+		"FROM revocation WHERE not_before <= ?": "revocation_not_before",
 	}
 	for _, q := range append(s.readQueries(), s.writeQueries()...) {
 		rows, err := s.pool.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+q.text, make([]any, 40)...)
@@ -275,7 +277,7 @@ func TestNoStatementReadsTheWholeTable(t *testing.T) {
 			t.Error(err)
 		}
 		steps := strings.Join(plan, "; ")
-		if strings.Contains(steps, "SCAN device") {
+		if strings.Contains(strings.ReplaceAll(steps, "SCAN CONSTANT ROW", ""), "SCAN ") {
 			t.Errorf("%s: %s", q.text, steps)
 		}
 		for condition, index := range indexes {

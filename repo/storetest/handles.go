@@ -37,7 +37,14 @@ func calls(s repo.Store, ctx context.Context, r domain.Record) map[string]func()
 			_, _, err := s.Page(ctx, "", 10)
 			return err
 		},
-		"Spend":     func() error { return s.Spend(ctx, "the key", time.Now().Add(time.Hour)) },
+		"Spend":            func() error { return s.Spend(ctx, "the key", time.Now().Add(time.Hour)) },
+		"QueueRevocations": func() error { return s.QueueRevocations(ctx, revocations(1)) },
+		"ClaimRevocations": func() error { return errOf(s.ClaimRevocations(ctx, epoch, epoch.Add(time.Hour), 10)) },
+		"FinishRevocation": func() error { return s.FinishRevocation(ctx, revocation(5).ID) },
+		"PageRevocations": func() error {
+			_, _, err := s.PageRevocations(ctx, "", 10)
+			return err
+		},
 		"Sweep":     func() error { return errOf(s.Sweep(ctx, r.ExpiresAt.Add(time.Hour), 10)) },
 		"Subscribe": func() error { return s.Subscribe(ctx, func(repo.Event) {}) },
 		"Ping":      func() error { return s.Ping(ctx) },
@@ -48,6 +55,7 @@ var handleCases = []testCase{
 	{"a context that is over changes nothing", func(f *fixture) {
 		r := f.create(sample(1))[0]
 		r.Lease = f.take(f.s, r.DeviceID, "holder", time.Hour).Lease
+		f.queue(revocation(5))
 
 		cancelled, cancel := context.WithCancel(f.Context())
 		cancel()
@@ -73,6 +81,7 @@ var handleCases = []testCase{
 		if n := len(f.pages(10, nil)); n != 1 {
 			f.Errorf("there are %d records, want 1", n)
 		}
+		f.claimed("PageRevocations", f.allRevocations(), revocation(5))
 		f.outcome("Spend after all that", f.s.Spend(f.Context(), "the key", time.Now().Add(time.Hour)), nil)
 	}},
 

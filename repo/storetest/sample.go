@@ -57,7 +57,7 @@ func fill(v reflect.Value, leaf *int) {
 		v.SetString(fmt.Sprintf("text %d, ünï \"quoted\" 'n' %%_*?{}[]:\\ \t\n 日本 🧥", n))
 	case reflect.Bool:
 		v.SetBool(true)
-	case reflect.Int64:
+	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(n))
 	case reflect.Array: // of bytes: ids and hashes
 		sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n)))

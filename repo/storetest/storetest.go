@@ -41,6 +41,7 @@ func Run(t *testing.T, h Harness) {
 		{"Deletes", deleteCases},
 		{"Lists", listCases},
 		{"Keys", keyCases},
+		{"Revocations", revocationCases},
 		{"Events", eventCases},
 		{"Handles", handleCases},
 	} {
