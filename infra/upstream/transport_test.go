@@ -1,82 +1,23 @@
 package upstream
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 func newTransport(t *testing.T, c Config) *Transport {
 	tr := NewTransport(c)
 	t.Cleanup(tr.Close)
 	return tr
-}
-
-// wire is an upstream that notes a request's bytes and answers 200.
-func wire(t *testing.T) (target string, head <-chan string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	heads := make(chan string, 10)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				r := bufio.NewReader(c)
-				var head strings.Builder
-				for {
-					line, err := r.ReadString('\n')
-					head.WriteString(line)
-					if err != nil {
-						return
-					}
-					if line == "\r\n" {
-						heads <- head.String()
-						head.Reset()
-						io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-					}
-				}
-			}()
-		}
-	}()
-	return "http://" + l.Addr().String(), heads
-}
-
-func TestTransportSendsWhatItIsGiven(t *testing.T) {
-	target, heads := wire(t)
-	tr := newTransport(t, Config{})
-	for _, path := range []string{"/", "/?", "/a%20b;c/%7e?q=%2F&x", "/x?u=http://a.test//b?c", "/|?{}^`|", "/%e4", "/a'(b)*!$&+,=:@~"} {
-		r := &Request{Method: "GET", Target: parseURL(t, target+"/ignored"), Path: path, Header: []Field{{"X-A", "1"}, {"Accept", "*/*"}, {"X-A", "2"}}}
-		resp, err := tr.Do(context.Background(), r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		lines := strings.Split(strings.TrimSuffix(<-heads, "\r\n\r\n"), "\r\n")
-		first, rest := lines[0], lines[1:]
-		slices.Sort(rest)
-		want := []string{"Accept: */*", "Host: " + strings.TrimPrefix(target, "http://"), "X-A: 1", "X-A: 2"}
-		if first != "GET "+path+" HTTP/1.1" || !slices.Equal(rest, want) {
-			t.Errorf("%q, %q, want %q", first, rest, want)
-		}
-	}
 }
 
 func TestTransportSpeaksHTTP2(t *testing.T) {
@@ -118,29 +59,6 @@ func TestTransportVerifiesTLS(t *testing.T) {
 	var unverified *tls.CertificateVerificationError
 	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != Unreachable || !errors.As(err, &unverified) {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestTransportErrors(t *testing.T) {
-	waiting := make(chan struct{}, 1)
-	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		waiting <- struct{}{}
-		<-r.Context().Done()
-	}))
-	t.Cleanup(s.Close)
-	r := &Request{Method: "GET", Target: parseURL(t, s.URL), Path: "/"}
-
-	_, err := newTransport(t, Config{HeaderTimeout: 50 * time.Millisecond}).Do(context.Background(), r)
-	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != TimedOut || e.Status() != 504 {
-		t.Errorf("a slow upstream: %v", err)
-	}
-	<-waiting
-
-	gone := errors.New("gone")
-	ctx, cancel := context.WithCancelCause(context.Background())
-	go func() { <-waiting; cancel(gone) }()
-	if _, err := newTransport(t, Config{}).Do(ctx, r); !errors.Is(err, gone) {
-		t.Errorf("a client that leaves: %v", err)
 	}
 }
 

@@ -1,0 +1,16 @@
+package upstream_test
+
+import (
+	"testing"
+
+	"cloakroom/infra/upstream"
+	"cloakroom/infra/upstream/enginetest"
+)
+
+func TestTransportIsAnEngine(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T, c upstream.Config) upstream.Engine {
+		e := upstream.NewTransport(c)
+		t.Cleanup(e.Close)
+		return e
+	})
+}
