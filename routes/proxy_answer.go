@@ -65,10 +65,10 @@ func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r *upstream.Response
 		if h.HSTS != "" && strings.EqualFold(f.Name, fiber.HeaderStrictTransportSecurity) {
 			continue // it speaks for the whole host, so it is ours to say
 		}
-		switch f.Name {
-		case fiber.HeaderDate:
+		switch {
+		case strings.EqualFold(f.Name, fiber.HeaderDate):
 			date = f.Value
-		case headerRequestID: // ours is there
+		case strings.EqualFold(f.Name, headerRequestID): // ours is there
 		default:
 			out.Add(f.Name, f.Value)
 		}

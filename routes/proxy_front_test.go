@@ -26,6 +26,7 @@ import (
 	"cloakroom/infra/fiberapp"
 	"cloakroom/infra/httpguard"
 	"cloakroom/infra/upstream"
+	"cloakroom/infra/upstream/h1"
 	"cloakroom/repo/memstore"
 	"cloakroom/routes"
 	"cloakroom/routes/web"
@@ -97,7 +98,10 @@ func newFront(t testing.TB, c frontConfig) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine := upstream.NewTransport(c.engine)
+	engine := upstream.Choice{
+		Plain: h1.New(h1.Config{HeaderTimeout: c.engine.HeaderTimeout, IdleTimeout: c.engine.IdleTimeout}),
+		Other: upstream.NewTransport(c.engine),
+	}
 	table, err := routes.NewTable(c.table(engine))
 	if err != nil {
 		t.Fatal(err)

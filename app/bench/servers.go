@@ -26,6 +26,7 @@ import (
 	"cloakroom/infra/seal"
 	"cloakroom/infra/settings"
 	"cloakroom/infra/upstream"
+	"cloakroom/infra/upstream/h1"
 )
 
 // The servers that are compared, by the names that the report gives them. All
@@ -86,11 +87,11 @@ func serveCloakroom(ctx context.Context, l net.Listener, o order) (err error) {
 	return broker.Serve(ctx, l, s, logging.New(sink, s.LogFormat == "json", s.LogLevel))
 }
 
-// serveBare is a proxy of the broker's engine, the guarded Fiber server in front
-// and the transport behind, that passes everything on as it is. It knows no
+// serveBare is a proxy of the broker's inner parts, the guarded Fiber server in front
+// and its engine behind, that passes everything on as it is. It knows no
 // sessions, no header policy and no log.
 func serveBare(ctx context.Context, l net.Listener, o order) error {
-	engine := upstream.NewTransport(upstream.Config{})
+	engine := h1.New(h1.Config{})
 	defer engine.Close()
 	target := &url.URL{Scheme: "http", Host: o.Upstream}
 	app := fiberapp.New(fiberapp.Config{Logger: slog.New(slog.DiscardHandler)})

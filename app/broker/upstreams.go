@@ -3,6 +3,7 @@ package broker
 import (
 	"cloakroom/infra/settings"
 	"cloakroom/infra/upstream"
+	"cloakroom/infra/upstream/h1"
 	"cloakroom/routes"
 )
 
@@ -20,6 +21,16 @@ type engine interface {
 	Close()
 }
 
+// newEngine returns the engine that is fit for each request.
+func newEngine(c upstream.Config) engine {
+	return upstream.Choice{
+		Plain: h1.New(h1.Config{
+			ConnectTimeout: c.ConnectTimeout, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxIdlePerHost: c.MaxIdlePerHost,
+		}),
+		Other: upstream.NewTransport(c),
+	}
+}
+
 // newTable makes a table of the routes and the engines that it needs. Those of
 // before that it still needs are taken over with their connections.
 func newTable(s settings.Settings, before upstreams) (*routes.Table, upstreams, error) {
@@ -32,7 +43,7 @@ func newTable(s settings.Settings, before upstreams) (*routes.Table, upstreams, 
 			e = before[key]
 		}
 		if e == nil {
-			e = upstream.NewTransport(key.config)
+			e = newEngine(key.config)
 		}
 		engines[key] = e
 		list = append(list, routes.Route{
