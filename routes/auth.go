@@ -15,6 +15,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"cloakroom/domain"
+	"cloakroom/infra/httpguard"
 	"cloakroom/routes/web"
 	"cloakroom/usecase"
 )
@@ -277,6 +278,9 @@ func readBody(c *fiber.Ctx) ([]byte, error) {
 		return nil, nil
 	}
 	body, err := io.ReadAll(io.LimitReader(stream, longestForm+1))
+	if guard, ok := httpguard.Of(c.Context().Conn()); ok && err != nil && guard.Refusal() != nil {
+		return nil, fiber.NewError(guard.Refusal().Status)
+	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%w: the body could not be read", domain.ErrBadInput)

@@ -40,6 +40,11 @@ var (
 // CSRFRefusals are the codes of requests that did not prove where they come from.
 var CSRFRefusals = []string{errForeignOrigin.code, errNoOrigin.code}
 
+// methodNotAllowed is the refusal of a method. Allow lists those that there are.
+type methodNotAllowed struct{ allow string }
+
+func (e *methodNotAllowed) Error() string { return "method_not_allowed" }
+
 // answer is what the outside sees of an error.
 type answer struct {
 	status int
@@ -48,6 +53,7 @@ type answer struct {
 	retry  time.Duration
 	login  bool // signing in helps
 	clear  bool // this very request has seen the device end
+	allow  string
 }
 
 // answerTo is the one place where outcomes become statuses. Anything that it
@@ -55,6 +61,7 @@ type answer struct {
 func answerTo(err error) answer {
 	var (
 		own         *refusal
+		method      *methodNotAllowed
 		refused     *domain.Refused
 		unavailable *domain.Unavailable
 		up          *upstream.Error
@@ -63,6 +70,10 @@ func answerTo(err error) answer {
 	switch {
 	case errors.As(err, &own):
 		return answer{status: own.status, code: own.code, detail: own.detail}
+	case errors.As(err, &method):
+		a := answerToFiber(405)
+		a.allow = method.allow
+		return a
 	case errors.Is(err, domain.ErrNoTicket):
 		return answer{status: 401, code: "sign_in_required", detail: "Sign in first.", login: true}
 	case errors.Is(err, domain.ErrBadTicket):
@@ -165,6 +176,9 @@ func (h *handlers) write(c *fiber.Ctx, a answer) error {
 		// cookie of a sign-in that went through meanwhile. A dead ticket does
 		// no harm, and the login page clears it.
 		h.clearCookie(c)
+	}
+	if a.allow != "" {
+		c.Set(fiber.HeaderAllow, a.allow)
 	}
 	if a.retry > 0 {
 		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(a.retry.Seconds()))))

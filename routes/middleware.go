@@ -43,6 +43,23 @@ const requestLogKey = "cloakroom.request_log"
 
 // begin gives the request its id, its context and its log line.
 func (h *handlers) begin(c *fiber.Ctx) error {
+	line := h.newLine(c)
+	return h.finish(c, line, c.Next())
+}
+
+// Expect decides about a request that waits for "100 Continue" before it sends
+// its body: nobody should send a large one to be told afterwards to sign in.
+// The request is checked once more when it is routed. It is fiberapp's Expect.
+func (h *handlers) Expect(c *fiber.Ctx) (ok bool, err error) {
+	line := h.newLine(c)
+	if err := h.expected(c); err != nil {
+		return false, h.finish(c, line, err)
+	}
+	return true, nil
+}
+
+// newLine begins a request's log line, and with it what goes by the request's id.
+func (h *handlers) newLine(c *fiber.Ctx) *requestLog {
 	id := c.Get(headerRequestID)
 	if !plausibleRequestID(id) {
 		id = uuid.NewString()
@@ -59,8 +76,12 @@ func (h *handlers) begin(c *fiber.Ctx) error {
 	}
 	c.SetUserContext(line.ctx)
 	c.Locals(requestLogKey, line)
+	return line
+}
 
-	if err := c.Next(); err != nil {
+// finish answers err, if there is one, and ends what newLine has begun.
+func (h *handlers) finish(c *fiber.Ctx, line *requestLog, err error) error {
+	if err != nil {
 		// Here and not by Fiber, so that the line has the answer's status.
 		if err := h.Error(c, err); err != nil {
 			return err

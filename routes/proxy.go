@@ -53,10 +53,8 @@ func (h *handlers) visitAndCookies(c *fiber.Ctx) (v usecase.Visit, cookies strin
 	return v, cookies, err
 }
 
-// Expect decides about a request that waits for "100 Continue" before it sends
-// its body: nobody should send a large one to be told afterwards to sign in.
-// The request is checked once more when it is routed. It is fiberapp's Expect.
-func (h *handlers) Expect(c *fiber.Ctx) error {
+// expected refuses what there is no sense in sending a body for.
+func (h *handlers) expected(c *fiber.Ctx) error {
 	if h.isOwn(c.Path()) {
 		return nil
 	}

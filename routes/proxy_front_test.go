@@ -54,6 +54,7 @@ type frontConfig struct {
 	ruled   []routes.Route // beside those
 	engine  upstream.Config
 	guard   httpguard.Config
+	app     fiberapp.Config
 	surface func(*routes.Config)
 }
 
@@ -111,7 +112,8 @@ func newFront(t testing.TB, c frontConfig) *front {
 		c.surface(&surface)
 	}
 	h := routes.New(b, pages, table, surface)
-	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, Logger: log})
+	c.app.ErrorHandler, c.app.Expect, c.app.Logger = h.Error, h.Expect, log
+	app := fiberapp.New(c.app)
 	h.Mount(app)
 	l := listen(t)
 	f.addr = l.Addr().String()
@@ -257,16 +259,22 @@ type conn struct {
 // added, and then body.
 func (f *front) dial(head, body string) *conn {
 	f.t.Helper()
+	c := f.connect(f.t)
+	c.send(head + "\r\nHost: app.test\r\nX-Csrf: 1\r\nCookie: " + f.cookie + "\r\n\r\n" + body)
+	return c
+}
+
+func (f *front) connect(t testing.TB) *conn {
+	t.Helper()
 	nc, err := net.Dial("tcp", f.addr)
 	if err != nil {
-		f.t.Fatal(err)
+		t.Fatal(err)
 	}
-	f.t.Cleanup(func() { nc.Close() })
-	c := &conn{TCPConn: nc.(*net.TCPConn), t: f.t, r: bufio.NewReader(nc)}
+	t.Cleanup(func() { nc.Close() })
+	c := &conn{TCPConn: nc.(*net.TCPConn), t: t, r: bufio.NewReader(nc)}
 	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
-		f.t.Fatal(err)
+		t.Fatal(err)
 	}
-	c.send(head + "\r\nHost: app.test\r\nX-Csrf: 1\r\nCookie: " + f.cookie + "\r\n\r\n" + body)
 	return c
 }
 

@@ -230,10 +230,15 @@ func TestExpectIsAnsweredAfterTheSessionIsChecked(t *testing.T) {
 
 	f.cookie = "device_id=none"
 	for target, want := range map[string]int{"/": 401, "/a/../b": 400} {
-		c = f.dial("POST "+target+" HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5", "")
-		if resp := c.head("POST"); resp.StatusCode != want || !resp.Close {
-			t.Errorf("%s: %s, closed %v", target, resp.Status, resp.Close)
+		c = f.dial("POST "+target+" HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\nX-Request-Id: of-"+fmt.Sprint(want)+"-here", "")
+		resp := c.head("POST")
+		id := fmt.Sprintf("of-%d-here", want)
+		if resp.StatusCode != want || !resp.Close || resp.Header.Get("X-Request-Id") != id {
+			t.Errorf("%s: %s %v, closed %v", target, resp.Status, resp.Header, resp.Close)
 		}
+		eventually(t, "the log line", func() bool {
+			return strings.Contains(f.logged.String(), fmt.Sprintf(`"path":%q,"status":%d`, target, want))
+		})
 	}
 	rec.none(t)
 }

@@ -24,6 +24,8 @@ const (
 	// heldUpload is how much of a body is kept as it passes, in bytes, so that
 	// it can be sent again.
 	heldUpload = 64 << 10
+	// longestUpload is how long a larger body may take to come, however steadily.
+	longestUpload = time.Hour
 )
 
 var (
@@ -39,7 +41,8 @@ var (
 //
 // A nil upload is a request without a body.
 type upload struct {
-	ended atomic.Bool // all of it has come
+	ended    atomic.Bool // all of it has come
+	detached atomic.Bool // nobody wants more of it
 
 	mu       sync.Mutex
 	src      io.Reader // the client; nil when there is nothing more to be had from it
@@ -68,6 +71,7 @@ func receive(fctx *fasthttp.RequestCtx, out *upstream.Request) (*upload, error) 
 		u.held = make([]byte, 0, length)
 	}
 	if length < 0 || length > smallUpload {
+		_ = fctx.SetReadDeadline(time.Now().Add(longestUpload))
 		out.Body = &reading{upload: u}
 		return u, nil
 	}
@@ -158,6 +162,7 @@ func (u *upload) detach(client net.Conn) {
 	if u == nil {
 		return
 	}
+	u.detached.Store(true)
 	if !u.mu.TryLock() {
 		_ = client.SetReadDeadline(time.Unix(1, 0))
 		u.mu.Lock()
@@ -197,7 +202,11 @@ func (u *upload) more(p []byte) (int, error) {
 	}
 	if err != nil {
 		u.src, u.err = nil, err
-		if err != io.EOF {
+		switch {
+		case err == io.EOF:
+		case u.detached.Load(): // and so detach has broken it off
+			u.err = errUploadOver
+		default:
 			u.err = fmt.Errorf("read the request's body: %w", err)
 		}
 	}

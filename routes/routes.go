@@ -11,6 +11,8 @@ package routes
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -108,14 +110,16 @@ func (h *handlers) noSuchPath(c *fiber.Ctx) error {
 	if !h.isOwn(c.Path()) {
 		return c.Next()
 	}
-	for _, routes := range c.App().Stack() {
-		for _, r := range routes {
-			if r.Method != c.Method() && h.isOwn(r.Path) && fiber.RoutePatternMatch(c.Path(), r.Path) {
-				return fiber.ErrMethodNotAllowed
-			}
+	var allow []string
+	for _, routes := range c.App().Stack() { // one list for each method
+		if slices.ContainsFunc(routes, func(r *fiber.Route) bool { return h.isOwn(r.Path) && fiber.RoutePatternMatch(c.Path(), r.Path) }) {
+			allow = append(allow, routes[0].Method)
 		}
 	}
-	return errNotFound
+	if len(allow) == 0 {
+		return errNotFound
+	}
+	return &methodNotAllowed{strings.Join(allow, ", ")}
 }
 
 func (h *handlers) static(c *fiber.Ctx) error {

@@ -445,6 +445,11 @@ func TestUnknownPathsAndMethodsUnderThePrefixAreOurs(t *testing.T) {
 	b.get("/auth").want(t, 404, "not_found")
 	b.do("PUT", "/auth/login", "", asScript).want(t, 405, "method_not_allowed")
 	b.do("PUT", "/auth/devices/x", "", asScript).want(t, 405, "method_not_allowed")
+	for path, want := range map[string]string{"/auth/login": "GET, HEAD, POST", "/auth/devices/x": "PATCH, DELETE", "/auth/devices": "GET, HEAD, DELETE", "/health/live": "GET, HEAD"} {
+		if a := b.do("PUT", path, "", asScript); a.Header.Get("Allow") != want {
+			t.Errorf("PUT %s: Allow: %q, want %q", path, a.Header.Get("Allow"), want)
+		}
+	}
 	b.do("POST", "/auth/login", strings.Repeat("x", 20<<10), asJSON, asScript).want(t, 413, "too_large")
 	b.do("POST", "/auth/login", "x", "Content-Type: text/plain", asScript).want(t, 415, "unsupported_content_type")
 	b.do("POST", "/auth/login", `{"email":"a"}`, asJSON, asScript).want(t, 400, "bad_input")

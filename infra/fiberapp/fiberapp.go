@@ -33,11 +33,12 @@ type Config struct {
 	ErrorHandler fiber.ErrorHandler
 
 	// Expect is asked about a request with "Expect: 100-continue" before its
-	// body is called for. An error is answered by ErrorHandler, and no handler
-	// runs; otherwise "100 Continue" is sent and the request is routed like
-	// any other. Without it, a client is told to go on before anybody has
-	// looked at its session. Default: everything is accepted.
-	Expect func(c *fiber.Ctx) error
+	// body is called for. If it returns false, no handler runs, and it has
+	// answered itself unless there is an error, which ErrorHandler answers;
+	// otherwise "100 Continue" is sent and the request is routed like any other.
+	// Without it, a client is told to go on before anybody has looked at its
+	// session. Default: everything is accepted.
+	Expect func(c *fiber.Ctx) (ok bool, err error)
 
 	// TrustedProxies are the networks whose X-Forwarded-* fields Fiber
 	// believes in c.Protocol, c.Hostname and the like. Default: nobody's.
@@ -50,9 +51,11 @@ type Config struct {
 	HeadTimeout time.Duration
 	// IdleTimeout is httpguard's. Default 75 s.
 	IdleTimeout time.Duration
-	// UploadTimeout bounds the reading of a whole request after its head,
-	// however steadily it comes. Default one hour.
-	UploadTimeout time.Duration
+	// BodyTimeout bounds the arrival of a whole body, however steadily it comes.
+	// It is for those that are read before anybody has looked at the request:
+	// the first 8 KiB. A handler that has reason to wait longer for more gives
+	// the connection another read deadline. Default 30 s.
+	BodyTimeout time.Duration
 
 	// Logger gets what goes wrong below the handlers: never what a client
 	// sent, but its address. Default slog.Default().
@@ -90,8 +93,8 @@ func New(cfg Config) *fiber.App {
 	if cfg.IdleTimeout <= 0 {
 		cfg.IdleTimeout = 75 * time.Second
 	}
-	if cfg.UploadTimeout <= 0 {
-		cfg.UploadTimeout = time.Hour
+	if cfg.BodyTimeout <= 0 {
+		cfg.BodyTimeout = 30 * time.Second
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -147,7 +150,7 @@ func New(cfg Config) *fiber.App {
 		s.ExpectHandler = f.expect
 	}
 	s.HeaderReceived = func(*fasthttp.RequestHeader) fasthttp.RequestConfig {
-		return fasthttp.RequestConfig{ReadTimeout: cfg.UploadTimeout}
+		return fasthttp.RequestConfig{ReadTimeout: cfg.BodyTimeout}
 	}
 	s.Logger = serverLog{cfg.Logger}
 	s.SecureErrorLogMessage = true

@@ -228,17 +228,20 @@ func TestTimeouts(t *testing.T) {
 }
 
 // Neither the head's time nor fasthttp's ReadTimeout, made of it, cuts an
-// upload that goes on; UploadTimeout does.
-func TestUploadTimeout(t *testing.T) {
+// upload that goes on; BodyTimeout does, unless the handler has given it longer.
+func TestBodyTimeout(t *testing.T) {
 	var uploads sync.Map
 	routes := func(app *fiber.App) {
 		app.Post("/", func(c *fiber.Ctx) error {
+			if c.Query("long") != "" {
+				_ = c.Context().SetReadDeadline(time.Now().Add(time.Minute))
+			}
 			_, err := readBody(c)
 			uploads.Store("last", err)
 			return err
 		})
 	}
-	dribble := func(c *guardtest.Client, pieces int, every time.Duration) {
+	dribble := func(c *guardtest.Client, post string, pieces int, every time.Duration) {
 		c.Send(post + fmt.Sprintf("Content-Length: %d\r\n\r\n", 10_000*pieces))
 		tick := time.NewTicker(every)
 		defer tick.Stop()
@@ -251,33 +254,46 @@ func TestUploadTimeout(t *testing.T) {
 
 	addr := serve(t, Config{HeadTimeout: headTimeout}, httpguard.Config{HeadTimeout: headTimeout}, routes)
 	c := dial(t, addr)
-	dribble(c, 10, headTimeout/3)
+	dribble(c, post, 10, headTimeout/3)
 	if a := answer(t, c); a.Status != 200 || a.Close {
 		t.Errorf("slow upload: %+v", a)
 	}
 
-	addr = serve(t, Config{UploadTimeout: 100 * time.Millisecond}, httpguard.Config{}, routes)
+	addr = serve(t, Config{BodyTimeout: 100 * time.Millisecond}, httpguard.Config{}, routes)
 	c = dial(t, addr)
-	dribble(c, 20, 20*time.Millisecond)
+	dribble(c, post, 20, 20*time.Millisecond)
 	if a := answer(t, c); a.Status != 500 || !a.Close {
 		t.Errorf("endless upload: %+v", a)
 	}
 	if err, _ := uploads.Load("last"); err == nil {
 		t.Error("endless upload: the handler read it without an error")
 	}
+	c = dial(t, addr)
+	dribble(c, strings.Replace(post, "/", "/?long=1", 1), 10, 20*time.Millisecond)
+	if a := answer(t, c); a.Status != 200 || a.Close {
+		t.Errorf("long upload: %+v", a)
+	}
+	// One that nobody has looked at yet is cut as well.
+	c = dial(t, addr)
+	c.Send(post + "Content-Length: 5000\r\n\r\nx")
+	if a := answer(t, c); a.Status != 408 || !a.Close {
+		t.Errorf("small body: %+v", a)
+	}
 }
 
 // With Expect: 100-continue, a refusal comes before the body is called for.
 func TestExpect(t *testing.T) {
 	var seen sync.Map
-	addr := serve(t, Config{ErrorHandler: teapot, Expect: func(c *fiber.Ctx) error {
+	addr := serve(t, Config{ErrorHandler: teapot, Expect: func(c *fiber.Ctx) (bool, error) {
 		switch c.Get("Cookie") {
 		case "":
-			return fiber.ErrUnauthorized
+			return false, fiber.ErrUnauthorized
 		case "panic":
 			panic("at the door")
+		case "answered":
+			return false, c.Status(fiber.StatusGone).SendString("gone")
 		}
-		return nil
+		return true, nil
 	}}, httpguard.Config{}, func(app *fiber.App) {
 		app.Post("/", func(c *fiber.Ctx) error {
 			body, err := readBody(c)
@@ -290,8 +306,9 @@ func TestExpect(t *testing.T) {
 	}
 
 	for cookie, want := range map[string]guardtest.Answer{
-		"":                  {Status: 401, Body: `handled POST / ""`},
-		"Cookie: panic\r\n": {Status: 500, Body: `handled POST / "panic"`},
+		"":                     {Status: 401, Body: `handled POST / ""`},
+		"Cookie: answered\r\n": {Status: 410, Body: "gone"},
+		"Cookie: panic\r\n":    {Status: 500, Body: `handled POST / "panic"`},
 	} {
 		c := dial(t, addr)
 		c.Send(head(cookie))

@@ -65,15 +65,15 @@ func (f *front) refuse(fctx *fasthttp.RequestCtx, err error) {
 	status := fiber.StatusBadRequest
 	log := f.cfg.Logger.With("remote", fctx.RemoteAddr().String())
 	switch refusal := refusalOf(fctx, err); {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		status = fiber.StatusRequestTimeout
+		log.Debug("request not received in time")
 	case refusal != nil:
 		status = refusal.Status
 		log.Info("request refused", "status", status, "reason", refusal.Reason)
 	case errors.As(err, new(*fasthttp.ErrSmallBuffer)):
 		status = fiber.StatusRequestHeaderFieldsTooLarge
 		log.Info("request refused", "status", status, "reason", "head over the buffer")
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		status = fiber.StatusRequestTimeout
-		log.Debug("request not received in time")
 	default:
 		log.Debug("request not received", "cause", fmt.Sprintf("%T", err))
 	}
@@ -112,11 +112,11 @@ func (f *front) accepts(fctx *fasthttp.RequestCtx) bool {
 	}
 	c := f.app.AcquireCtx(fctx)
 	defer f.app.ReleaseCtx(c)
-	if err := f.cfg.Expect(c); err != nil {
+	ok, err := f.cfg.Expect(c)
+	if err != nil {
 		f.handleError(c, err)
-		return false
 	}
-	return true
+	return ok && err == nil
 }
 
 // answer ends a request that no handler has seen, or that one has died of.

@@ -74,7 +74,7 @@ func (c *Conn) guarded() *Conn { return c }
 
 // Refusal says why the guard has stopped delivering, or nil if it has not. A
 // handler asks it when reading the request's body fails, because fasthttp hides
-// the cause of a broken chunk.
+// the cause where it reads chunks.
 func (c *Conn) Refusal() *Refusal { return c.refusal.Load() }
 
 // Receiving reports whether the client has more to send of the connection's
@@ -132,7 +132,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 		switch {
 		case err == io.EOF, err == io.ErrUnexpectedEOF: // TLS calls an end without farewell so
 			err = c.lexer.eof()
-		case !inside && errors.Is(err, os.ErrDeadlineExceeded):
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+		case inside:
+			c.refusal.CompareAndSwap(nil, errTooSlow)
+		default:
 			err = io.EOF
 		}
 		if c.lexer.trailers {

@@ -7,7 +7,8 @@ import "net/http"
 // be logged.
 type Refusal struct {
 	// Status is the answer that the client is owed: 400 for a malformed or
-	// ambiguous message, 431 for a head over the limit.
+	// ambiguous message, 431 for a head over the limit, 408 for a message that
+	// does not come in time.
 	Status int
 	// Reason is a phrase from a fixed list.
 	Reason string
@@ -20,6 +21,7 @@ func malformed(reason string) *Refusal {
 }
 
 var (
+	errTooSlow      = &Refusal{Status: http.StatusRequestTimeout, Reason: "message not received in time"}
 	errHeadTooLarge = &Refusal{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "head over the limit"}
 
 	errEmptyLines = malformed("more than one empty line before the request")
