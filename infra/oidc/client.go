@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -18,7 +19,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
 
 	"cloakroom/domain"
@@ -136,7 +136,12 @@ func (p *Provider) assertion(endpoint *url.URL) (string, error) {
 		"iss": p.cfg.ClientID, "sub": p.cfg.ClientID, "aud": audience, "jti": id,
 		"iat": now.Unix(), "exp": now.Add(assertionLife).Unix(),
 	})
-	token.Header["kid"] = p.cfg.KeyID
+	if p.cfg.KeyID != "" {
+		token.Header["kid"] = p.cfg.KeyID
+	}
+	if p.certificate != "" {
+		token.Header["x5t#S256"] = p.certificate
+	}
 	signed, err := token.SignedString(p.key)
 	if err != nil {
 		return "", errors.New("client assertion: the private key does not sign")
@@ -173,13 +178,33 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// parsePrivateKey reads the PEM of a key that private_key_jwt can sign with. The
-// error does not repeat it.
-func parsePrivateKey(text domain.Secret) (crypto.Signer, error) {
-	block, _ := pem.Decode([]byte(text.Reveal()))
-	if block == nil {
-		return nil, errors.New("the private key is no PEM")
+// parsePrivateKey reads the PEM of a key that private_key_jwt can sign with, and
+// the thumbprint of its certificate (x5t#S256; RFC 7515, section 4.1.8) if there
+// is one beside it. Errors do not repeat it.
+func parsePrivateKey(text domain.Secret) (key crypto.Signer, certificate string, err error) {
+	rest := []byte(text.Reveal())
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		switch {
+		case block.Type == "CERTIFICATE" && certificate == "":
+			sum := sha256.Sum256(block.Bytes)
+			certificate = base64.RawURLEncoding.EncodeToString(sum[:])
+		case strings.HasSuffix(block.Type, "PRIVATE KEY") && key == nil:
+			if key, err = parseKeyBlock(block); err != nil {
+				return nil, "", err
+			}
+		}
 	}
+	if key == nil {
+		return nil, "", errors.New("the private key is no PEM of one")
+	}
+	return key, certificate, nil
+}
+
+func parseKeyBlock(block *pem.Block) (crypto.Signer, error) {
 	var parsed any
 	var err error
 	switch block.Type {
@@ -220,13 +245,4 @@ func signingMethod(key crypto.Signer) jwt.SigningMethod {
 		return jwt.SigningMethodEdDSA
 	}
 	return nil
-}
-
-// thumbprint names a public key (RFC 7638).
-func thumbprint(public crypto.PublicKey) string {
-	sum, err := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
-	if err != nil {
-		return ""
-	}
-	return base64.RawURLEncoding.EncodeToString(sum)
 }

@@ -79,16 +79,18 @@ func TestBadDiscovery(t *testing.T) {
 		handler http.HandlerFunc
 		want    oidc.Kind
 	}{
-		"endless redirects":    {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 302) }, oidc.ClientError},
-		"a redirect elsewhere": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, 307) }, oidc.ClientError},
-		"not there":            {page(404, "{}"), oidc.ClientError},
-		"out of order":         {page(503, "{}"), oidc.Upstream5xx},
-		"asked too often":      {page(429, "{}"), oidc.Throttled},
-		"a page":               {page(200, "<html>"), oidc.BrokenAnswer},
-		"a list":               {page(200, "[]"), oidc.BrokenAnswer},
-		"nothing":              {page(200, ""), oidc.BrokenAnswer},
-		"null":                 {page(200, "null"), oidc.BrokenAnswer},
-		"huge":                 {page(200, `{"issuer":"`+strings.Repeat("x", 2<<20)+`"}`), oidc.BrokenAnswer},
+		"endless redirects": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, oidc.ClientError},
+		"a redirect elsewhere": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, oidc.ClientError},
+		"not there":       {page(404, "{}"), oidc.ClientError},
+		"out of order":    {page(503, "{}"), oidc.Upstream5xx},
+		"asked too often": {page(429, "{}"), oidc.Throttled},
+		"a page":          {page(200, "<html>"), oidc.BrokenAnswer},
+		"a list":          {page(200, "[]"), oidc.BrokenAnswer},
+		"nothing":         {page(200, ""), oidc.BrokenAnswer},
+		"null":            {page(200, "null"), oidc.BrokenAnswer},
+		"huge":            {page(200, `{"issuer":"`+strings.Repeat("x", 2<<20)+`"}`), oidc.BrokenAnswer},
 		"cut off": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "99")
 			fmt.Fprint(w, "{")
@@ -304,7 +306,7 @@ func TestBadKeys(t *testing.T) {
 		"far too many": {func(w http.ResponseWriter, _ *http.Request) {
 			oidctest.Reply(w, 200, map[string]any{"keys": make([]any, 1000)})
 		}, domain.ErrAuthMisconfigured},
-		"a redirect to it": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", 302) }, domain.ErrAuthMisconfigured},
+		"a redirect to it": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusFound) }, domain.ErrAuthMisconfigured},
 	} {
 		s.Handle(oidctest.KeysPath, c.handler)
 		if _, err := provider(t, s).LogoutToken(t.Context(), domain.NewSecret(good)); !errors.Is(err, c.want) {

@@ -3,6 +3,7 @@ package oidc
 import (
 	"context"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -172,11 +173,22 @@ func shape(raw string) (kind string, err error) {
 	if len(raw) > maxToken || strings.Count(raw, ".") != 2 {
 		return "", &untrusted{"it is no JWT, or too long"}
 	}
-	header, ok := decodeObject(raw[:strings.IndexByte(raw, '.')])
+	parts := strings.Split(raw, ".")
+	header, ok := decodeObject(parts[0])
+	for _, part := range parts {
+		ok = ok && canonical(part)
+	}
 	if !ok {
 		return "", &untrusted{"it is no JWT"}
 	}
 	return strings.ToLower(header.text("typ")), nil
+}
+
+// canonical reports whether part is the one text of its bytes, so that a token
+// cannot be written in two ways.
+func canonical(part string) bool {
+	_, err := base64.RawURLEncoding.Strict().DecodeString(part)
+	return err == nil && !strings.ContainsAny(part, "\r\n") // which package base64 skips
 }
 
 // name reports whether s can name somebody or something for good.

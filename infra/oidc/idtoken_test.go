@@ -17,6 +17,8 @@ import (
 	"cloakroom/infra/oidc/oidctest"
 )
 
+const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" // of base64url
+
 // defects are ID tokens that must not be taken, one by one.
 func defects(t *testing.T, s *oidctest.Server) map[string]func(claims map[string]any) string {
 	stranger := oidctest.NewKey(t, "key-1") // the provider's key id, another key
@@ -58,6 +60,12 @@ func defects(t *testing.T, s *oidctest.Server) map[string]func(claims map[string
 		"JSON and not compact": func(c map[string]any) string {
 			parts := strings.Split(s.Sign(nil, c), ".")
 			return `{"protected":"` + parts[0] + `","payload":"` + parts[1] + `","signature":"` + parts[2] + `"}`
+		},
+		"a line break in the signature": func(c map[string]any) string { return s.Sign(nil, c) + "\n" },
+		"other trailing bits": func(c map[string]any) string {
+			raw := s.Sign(nil, c)
+			last := strings.IndexByte(alphabet, raw[len(raw)-1])
+			return raw[:len(raw)-1] + alphabet[last^1:][:1]
 		},
 		"no token at all":        func(map[string]any) string { return "a.b.c" },
 		"two tokens":             func(c map[string]any) string { return s.Sign(nil, c) + "." + s.Sign(nil, c) },

@@ -51,8 +51,8 @@ type Config struct {
 
 	ClientID     string        // needed
 	ClientSecret domain.Secret // needed, unless there is a PrivateKey
-	PrivateKey   domain.Secret // PEM of an RSA, ECDSA or Ed25519 key
-	KeyID        string        // its name at the provider; the key's thumbprint (RFC 7638)
+	PrivateKey   domain.Secret // PEM of an RSA, ECDSA or Ed25519 key; with a certificate in it, that is named in assertions
+	KeyID        string        // the key's name at the provider; none, which does where it is the only one
 	AuthMethod   string        // one of the above; by key if there is one, else as discovery says
 	// AssertionAudience is whom private_key_jwt is for: the issuer. Some want
 	// "token_endpoint".
@@ -100,9 +100,10 @@ const (
 
 // Provider is the client of one provider. It is safe for concurrent use.
 type Provider struct {
-	cfg        Config
-	algorithms []string
-	key        crypto.Signer // of private_key_jwt, or nil
+	cfg         Config
+	algorithms  []string
+	key         crypto.Signer // of private_key_jwt, or nil
+	certificate string        // its thumbprint, or empty
 
 	people, tokens *http.Transport // as in infra/authapi: sign-ins take no connection from refreshes
 	asking         *http.Client    // for documents: discovery, keys
@@ -183,13 +184,9 @@ func (p *Provider) check() error {
 		}
 	}
 	if !c.PrivateKey.Empty() {
-		key, err := parsePrivateKey(c.PrivateKey)
-		if err != nil {
+		var err error
+		if p.key, p.certificate, err = parsePrivateKey(c.PrivateKey); err != nil {
 			problems = append(problems, err)
-		}
-		p.key = key
-		if c.KeyID == "" && key != nil {
-			c.KeyID = thumbprint(key.Public())
 		}
 	}
 	switch c.AuthMethod {

@@ -4,7 +4,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -91,6 +93,7 @@ func reason(err error) domain.SignInReason {
 
 func TestSignIn(t *testing.T) {
 	s := oidctest.New(t)
+	s.Answer(func(a map[string]any) { a["scope"] = "openid email" })
 	s.Claims(func(c map[string]any) {
 		c["roles"] = []any{"admin", "staff", 7, "admin"}
 		c["acr"], c["amr"] = "gold", []string{"pwd", "otp"}
@@ -110,7 +113,7 @@ func TestSignIn(t *testing.T) {
 	}
 	g := got.Grant
 	if !strings.HasPrefix(g.Access.Reveal(), "access-") || !strings.HasPrefix(g.Refresh.Reveal(), "refresh-") || g.ID.Empty() ||
-		g.AccessLife != 5*time.Minute || g.RefreshLife != 30*time.Minute || g.TokenType != "Bearer" || !got.DPoPKey.Empty() {
+		g.AccessLife != 5*time.Minute || g.RefreshLife != 30*time.Minute || g.TokenType != "Bearer" || g.Scope != "openid email" || !got.DPoPKey.Empty() {
 		t.Errorf("the grant is %+v", g)
 	}
 }
@@ -341,11 +344,13 @@ func TestUserInfo(t *testing.T) {
 		answer http.HandlerFunc
 		want   domain.SignInReason
 	}{
-		"somebody else":  {func(w http.ResponseWriter, _ *http.Request) { oidctest.Reply(w, 200, map[string]any{"sub": "user-2"}) }, domain.SignInRefused},
-		"nobody":         {func(w http.ResponseWriter, _ *http.Request) { oidctest.Reply(w, 200, map[string]any{}) }, domain.SignInRefused},
-		"a page":         {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, domain.SignInRefused},
-		"out of order":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, domain.SignInUnavailable},
-		"somewhere else": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/userinfo", 307) }, domain.SignInRefused},
+		"somebody else": {func(w http.ResponseWriter, _ *http.Request) { oidctest.Reply(w, 200, map[string]any{"sub": "user-2"}) }, domain.SignInRefused},
+		"nobody":        {func(w http.ResponseWriter, _ *http.Request) { oidctest.Reply(w, 200, map[string]any{}) }, domain.SignInRefused},
+		"a page":        {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, domain.SignInRefused},
+		"out of order":  {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, domain.SignInUnavailable},
+		"somewhere else": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/userinfo", http.StatusTemporaryRedirect)
+		}, domain.SignInRefused},
 		"an unvouched for": {func(w http.ResponseWriter, _ *http.Request) {
 			oidctest.Reply(w, 200, map[string]any{"sub": oidctest.Subject, "email": "x@example.com"})
 		}, ""},
@@ -452,7 +457,7 @@ func TestClientAuthentication(t *testing.T) {
 		"basic":             {func(c *oidc.Config) { c.AuthMethod = oidc.SecretBasic }, true, false, false},
 		"post":              {func(c *oidc.Config) { c.AuthMethod = oidc.SecretPost }, false, true, false},
 		"as discovery says": {func(*oidc.Config) {}, false, true, false},
-		"by key":            {func(c *oidc.Config) { c.PrivateKey, c.ClientSecret = key, domain.Secret{} }, false, false, true},
+		"by key":            {func(c *oidc.Config) { c.PrivateKey, c.KeyID, c.ClientSecret = key, "named", domain.Secret{} }, false, false, true},
 	} {
 		p := provider(t, s, c.change)
 		got, err := signIn(t, s, p)
@@ -479,13 +484,16 @@ func TestClientAuthentication(t *testing.T) {
 		}
 		seen := map[string]bool{}
 		for _, r := range asked[len(asked)-2:] {
+			if r.Form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" {
+				t.Errorf("the assertion's type is %q", r.Form.Get("client_assertion_type"))
+			}
 			claims := jwt.MapClaims{}
 			token, _, err := jwt.NewParser().ParseUnverified(r.Form.Get("client_assertion"), claims)
 			if err != nil {
 				t.Fatal(err)
 			}
 			life := claims["exp"].(float64) - claims["iat"].(float64)
-			if claims["iss"] != oidctest.ClientID || claims["sub"] != oidctest.ClientID || claims["aud"] != s.URL || life > 60 || token.Header["kid"] == "" || seen[claims["jti"].(string)] {
+			if claims["iss"] != oidctest.ClientID || claims["sub"] != oidctest.ClientID || claims["aud"] != s.URL || life > 60 || token.Header["kid"] != "named" || seen[claims["jti"].(string)] {
 				t.Errorf("the assertion is %v, %v", token.Header, claims)
 			}
 			seen[claims["jti"].(string)] = true
@@ -526,5 +534,24 @@ func TestR8_NothingIsPrinted(t *testing.T) {
 	var back domain.Transaction
 	if err != nil || json.Unmarshal(sealed, &back) != nil || back != tx {
 		t.Errorf("a transaction does not survive JSON: %v", err)
+	}
+}
+
+// TestCertificateIsNamed: Entra knows keys by their certificates.
+func TestCertificateIsNamed(t *testing.T) {
+	s := oidctest.New(t)
+	certificate := []byte("any bytes will do")
+	key := domain.NewSecret(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})) + newPrivateKey(t).Reveal())
+	if _, err := signIn(t, s, provider(t, s, func(c *oidc.Config) { c.PrivateKey, c.AssertionAudience = key, oidc.TokenEndpoint })); err != nil {
+		t.Fatal(err)
+	}
+	claims := jwt.MapClaims{}
+	token, _, err := jwt.NewParser().ParseUnverified(s.Requests(oidctest.TokenPath)[0].Form.Get("client_assertion"), claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(certificate)
+	if want := base64.RawURLEncoding.EncodeToString(sum[:]); token.Header["x5t#S256"] != want || token.Header["kid"] != nil || claims["aud"] != s.URL+oidctest.TokenPath {
+		t.Errorf("the assertion is %v %v, want the certificate %s", token.Header, claims, want)
 	}
 }

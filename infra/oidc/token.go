@@ -73,11 +73,13 @@ func (p *Provider) samePerson(ctx context.Context, op string, g domain.Grant, su
 func (p *Provider) grant(op string, t *oauth2.Token) (domain.Grant, error) {
 	refresh, rok := extra(t, "refresh_token")
 	id, iok := extra(t, "id_token")
+	scope, _ := extra(t, "scope")
 	if t.AccessToken == "" || strings.ContainsFunc(t.AccessToken, notVisible) || !rok || !iok {
 		return domain.Grant{}, lost(op, BrokenAnswer, "answered without usable tokens")
 	}
 	return domain.Grant{
 		TokenType:   t.TokenType,
+		Scope:       scope,
 		Access:      domain.NewSecret(t.AccessToken),
 		AccessLife:  life(t.Extra("expires_in")),
 		Refresh:     domain.NewSecret(refresh), // oauth2 would put the old one here

@@ -91,8 +91,10 @@ func TestRefreshOutcomes(t *testing.T) {
 		"one that splits a header":   {answer(200, `{"access_token":"a\r\nb"}`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
 		"a refresh token of no kind": {answer(200, `{"access_token":"a","refresh_token":["r"]}`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
 		"far too long":               {answer(200, `{"access_token":"`+strings.Repeat("a", 2<<20)+`"}`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
-		"a redirect":                 {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, 307) }, domain.ErrAuthMisconfigured, oidc.ClientError, false},
-		"no answer":                  {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, domain.ErrAuthUnavailable, oidc.Timeout, true},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, domain.ErrAuthMisconfigured, oidc.ClientError, false},
+		"no answer": {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, domain.ErrAuthUnavailable, oidc.Timeout, true},
 		"half an answer": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "99")
 			fmt.Fprint(w, "{")
