@@ -209,6 +209,8 @@ func cutBy(cause error) string {
 		return metrics.CutByDevice
 	case errors.Is(cause, errClientGone):
 		return metrics.CutByClient
+	case errors.Is(cause, errStopping):
+		return metrics.CutByStop
 	}
 	return metrics.CutByUpstream
 }

@@ -42,8 +42,10 @@ func (h *handlers) openTunnel(c *fiber.Ctx, x *exchange, r reply) error {
 	}
 	header := &c.Response().Header
 	log := logLater(c)
+	h.Metrics.StreamOpened()
 	end := func(why error) {
 		h.tunnels.remove(x)
+		h.Metrics.StreamEnded(cutBy(why))
 		x.end()
 		log.end(why)
 	}

@@ -17,8 +17,10 @@ type Metrics interface {
 	Refreshed(outcome string, took time.Duration)
 	// RefreshShared: a request has joined a refresh that was under way.
 	RefreshShared()
-	// RefreshWaiters: that many more requests wait for a refresh.
-	RefreshWaiters(delta int)
+	// RefreshAwaited: a request begins to wait for a refresh. RefreshWaited: it
+	// does so no more, after took.
+	RefreshAwaited()
+	RefreshWaited(took time.Duration)
 	// LeaseLost: a lease was over, or another's, when it was to be renewed.
 	LeaseLost()
 	// AuthRefusesBroker: whether a provider's last answer to a refresh was a
@@ -150,7 +152,8 @@ type unheard struct{}
 
 func (unheard) Refreshed(string, time.Duration) {}
 func (unheard) RefreshShared()                  {}
-func (unheard) RefreshWaiters(int)              {}
+func (unheard) RefreshAwaited()                 {}
+func (unheard) RefreshWaited(time.Duration)     {}
 func (unheard) LeaseLost()                      {}
 func (unheard) AuthRefusesBroker(string, bool)  {}
 func (unheard) SignedIn(string, string)         {}

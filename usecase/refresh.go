@@ -47,8 +47,9 @@ func (b *Broker) refresh(ctx context.Context, id domain.DeviceID, stale domain.S
 	if joined {
 		b.Metrics.RefreshShared()
 	}
-	b.Metrics.RefreshWaiters(1)
-	defer b.Metrics.RefreshWaiters(-1)
+	start := b.now()
+	b.Metrics.RefreshAwaited()
+	defer func() { b.Metrics.RefreshWaited(b.now().Sub(start)) }()
 	return fl.wait(ctx)
 }
 

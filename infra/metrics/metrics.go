@@ -23,7 +23,8 @@ const namespace = "cloakroom"
 const (
 	CutByDevice   = "device"   // it was signed out
 	CutByClient   = "client"   // it hung up
-	CutByUpstream = "upstream" // its answer broke off
+	CutByUpstream = "upstream" // it broke off, or a tunnel was silent for too long
+	CutByStop     = "stop"     // the broker stops
 )
 
 // Metrics are all series. A nil *Metrics counts nothing.
@@ -35,6 +36,7 @@ type Metrics struct {
 	shared         prometheus.Counter // one of refreshes
 	refreshSeconds histograms
 	waiters        prometheus.Gauge
+	waitSeconds    prometheus.Histogram
 	leaseLost      prometheus.Counter
 	refusesBroker  *prometheus.GaugeVec
 	logins         *prometheus.CounterVec
@@ -70,6 +72,10 @@ type Words struct {
 	StoreOps    []string
 }
 
+// refreshBuckets reach from a quick auth server to the longest refresh that
+// there can be, in seconds.
+var refreshBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 40, 80}
+
 // New makes a registry of its own.
 func New(w Words) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), providers: w.Providers}
@@ -79,8 +85,12 @@ func New(w Words) *Metrics {
 	m.refreshes = newCounters(add, "refreshes_total", "Refreshes by how they ended; shared: requests that joined one.", "outcome", w.Outcomes)
 	m.shared = m.refreshes.of(w.Shared)
 	m.refreshSeconds = newHistograms(add, "refresh_duration_seconds", "How long refreshes took, from the request that began one to the stored result.", "outcome",
-		[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 40, 80}, w.Outcomes)
+		refreshBuckets, w.Outcomes)
 	m.waiters = gauge(add, "refresh_waiters", "Requests that wait for a refresh.")
+	m.waitSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: namespace, Name: "refresh_wait_seconds", Help: "How long requests waited for a refresh; those that did not are not counted.", Buckets: refreshBuckets,
+	})
+	add(m.waitSeconds)
 	m.leaseLost = prometheus.NewCounter(opts("refresh_lease_lost_total", "Leases that were over, or another's, when they were to be renewed."))
 	add(m.leaseLost)
 	m.refusesBroker = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("auth_refuses_broker",
@@ -97,7 +107,7 @@ func New(w Words) *Metrics {
 	m.ended = newCounters(add, "sessions_ended_total", "Devices that were signed out.", "reason", w.Reasons)
 	m.revocations = newCounters(add, "revocations_total", "Calls that tell the auth server to forget a pair, and pairs that were given up.", "result", w.Revocations)
 	m.streamsOpen = gauge(add, "streams_open", "Answers on their way through the proxy that are not handed on in one piece.")
-	m.streamsCut = newCounters(add, "streams_cut_total", "Streams that ended before their end.", "by", []string{CutByDevice, CutByClient, CutByUpstream})
+	m.streamsCut = newCounters(add, "streams_cut_total", "Streams that ended before their end.", "by", []string{CutByDevice, CutByClient, CutByUpstream, CutByStop})
 	m.proxied = prometheus.NewCounterVec(opts("proxied_requests_total", "Requests to a route that have ended."), []string{"route", "status"})
 	m.routes = make(map[string]*[len(statusClasses)]prometheus.Counter, len(w.Routes))
 	for _, route := range w.Routes {
@@ -156,10 +166,19 @@ func (m *Metrics) RefreshShared() {
 	}
 }
 
-// RefreshWaiters notes that more requests wait for a refresh.
-func (m *Metrics) RefreshWaiters(delta int) {
+// RefreshAwaited notes that a request begins to wait for a refresh.
+func (m *Metrics) RefreshAwaited() {
 	if m != nil {
-		m.waiters.Add(float64(delta))
+		m.waiters.Inc()
+	}
+}
+
+// RefreshWaited notes that a request does not wait any more, and for how long
+// it did.
+func (m *Metrics) RefreshWaited(took time.Duration) {
+	if m != nil {
+		m.waiters.Dec()
+		m.waitSeconds.Observe(took.Seconds())
 	}
 }
 

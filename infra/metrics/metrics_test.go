@@ -29,7 +29,7 @@ func TestCountingAllocatesNothing(t *testing.T) {
 		"one by a new route": func() { m.Proxied("/new", 200) },
 		"a stream":           func() { m.StreamOpened(); m.StreamEnded(metrics.CutByClient) },
 		"a store operation":  func() { m.StoreAsked("get", time.Millisecond, true) },
-		"a shared refresh":   func() { m.RefreshShared(); m.RefreshWaiters(1); m.RefreshWaiters(-1) },
+		"a shared refresh":   func() { m.RefreshShared(); m.RefreshAwaited(); m.RefreshWaited(time.Second) },
 		"a refresh":          func() { m.Refreshed("ok", time.Second) },
 	} {
 		if n := testing.AllocsPerRun(100, count); n != 0 {
@@ -46,7 +46,8 @@ func TestNobodyNeedsMetrics(t *testing.T) {
 	m.StreamEnded("")
 	m.StoreAsked("get", time.Second, false)
 	m.RefreshShared()
-	m.RefreshWaiters(1)
+	m.RefreshAwaited()
+	m.RefreshWaited(time.Second)
 	m.Refreshed("ok", time.Second)
 	m.LeaseLost()
 	m.AuthRefusesBroker("Password", true)
