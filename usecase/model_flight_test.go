@@ -16,7 +16,8 @@ const (
 	atAgainFresh
 	atExchange
 	atExchangeAnswer
-	atRelease // the exchange did not get through, or the flight ends otherwise with its lease
+	atExchangeRenew // the answer is lost
+	atRelease       // the exchange did not get through, or the flight ends otherwise with its lease
 	atKeepReplace
 	atKeepGet
 	atRefusedGet
@@ -191,6 +192,8 @@ func (x *expansion) flight(i uint8) {
 		x.will(me, "exchange: send", t)
 	case atExchangeAnswer:
 		x.exchange(i)
+	case atExchangeRenew:
+		x.renewForSecondCall(i)
 	case atRelease:
 		if x.m.mutation == withoutRelease {
 			t := s
@@ -266,7 +269,7 @@ func (x *expansion) exchange(i uint8) {
 			unavailable(s)
 			return
 		}
-		s.flights[i].at, s.flights[i].call, s.flights[i].again = atExchange, callNone, true
+		s.flights[i].at, s.flights[i].call, s.flights[i].again = atExchangeRenew, callNone, true
 	}
 	switch f.call {
 	case callSent:
@@ -304,6 +307,33 @@ func (x *expansion) exchange(i uint8) {
 			x.may(me, "the answer of the exchange is lost", t)
 		}
 	}
+}
+
+// renewForSecondCall finds out whether the lease is still there before a lost
+// answer is asked for again.
+func (x *expansion) renewForSecondCall(i uint8) {
+	x.store(i+1, "exchange: renew", func(s *modelState) storeAnswer {
+		switch {
+		case !s.rec.there:
+			return storeNone
+		case s.lease != modelOwner(i+1) && x.m.mutation != withoutLease:
+			return storeHeld
+		}
+		return storeDone
+	}, func(s *modelState, a storeAnswer) {
+		f := &s.flights[i]
+		if a == storeDone || a == storeDown {
+			f.at = atExchange
+			return
+		}
+		// Whoever has the lease now may not need the pair that got lost, and the
+		// window may close before somebody does.
+		s.goesAstray(i, faultLost)
+		f.at, f.again, f.attempt = atTakeLease, false, f.attempt+1
+		if f.attempt == modelAttempts {
+			s.flights[i] = modelFlight{at: atRelease, tells: toldUnavailable}
+		}
+	})
 }
 
 func (x *expansion) keep(i uint8) {

@@ -241,7 +241,7 @@ func (x *expansion) time() {
 func (s *modelState) exchanging(family uint8) bool {
 	head := newModelToken(family, s.families[family].issued-1)
 	for _, f := range s.flights {
-		if (f.at == atExchange || f.at == atExchangeAnswer) && f.next == head {
+		if (f.at == atExchange || f.at == atExchangeAnswer || f.at == atExchangeRenew) && f.next == head {
 			return true
 		}
 	}
@@ -266,7 +266,7 @@ func (x *expansion) lapse() {
 	default:
 		f := &s.flights[holder-1]
 		switch f.at {
-		case atExchange, atExchangeAnswer, atKeepReplace, atKeepGet:
+		case atExchange, atExchangeAnswer, atExchangeRenew, atKeepReplace, atKeepGet:
 			reliedOn = x.m.mutation != withoutRenewal
 			f.lapsed = reliedOn
 		}

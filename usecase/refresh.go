@@ -102,6 +102,8 @@ func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale doma
 				continue
 			}
 			return rec, false, err
+		case errors.Is(err, domain.ErrLeaseLost):
+			continue
 		default:
 			b.release(ctx, rec.DeviceID)
 			return domain.Record{}, false, fmt.Errorf("refresh: %w", err)
@@ -162,7 +164,8 @@ func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain
 // exchange calls the auth server while the lease is renewed. An answer that got
 // lost is asked for once more, at once: an auth server with a reuse window gives
 // the same successor again, and to one without it the token is spent in any
-// case.
+// case. But a process that stood still may have lost its lease meanwhile, and
+// then another has that successor: domain.ErrLeaseLost.
 func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant, error) {
 	p, err := b.providerOf(rec)
 	if err != nil {
@@ -178,10 +181,18 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant,
 		return domain.Grant{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second, Why: RefreshBusy}
 	}
 	grant, err := b.call(ctx, p, rec)
-	if lost := (*domain.Unavailable)(nil); errors.As(err, &lost) && lost.Lost {
-		grant, err = b.call(ctx, p, rec)
+	if lost := (*domain.Unavailable)(nil); !errors.As(err, &lost) || !lost.Lost {
+		return grant, err
 	}
-	return grant, err
+	switch err := b.store.RenewLease(ctx, rec.DeviceID, b.replica, b.leaseTTL()); {
+	case errors.Is(err, domain.ErrLeaseLost), errors.Is(err, domain.ErrNotFound):
+		b.Metrics.LeaseLost()
+		return domain.Grant{}, fmt.Errorf("ask again for a lost answer: %w", domain.ErrLeaseLost)
+	case err != nil:
+		// That it is lost is not known, and time is short.
+		b.Log.WarnContext(ctx, "renewing the lease of a refresh", "device", rec.DeviceID, "error", err)
+	}
+	return b.call(ctx, p, rec)
 }
 
 // call is one call of the auth server, if the breaker allows it. It may take
