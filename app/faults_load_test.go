@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cloakroom/infra/authapi/authapitest"
+)
+
+// atOnce lets n callers begin at the same moment and waits for all.
+func atOnce(n int, call func(i int)) {
+	var callers sync.WaitGroup
+	begin := make(chan struct{})
+	for i := range n {
+		callers.Go(func() { <-begin; call(i) })
+	}
+	close(begin)
+	callers.Wait()
+}
+
+// TestR9_TwoHundredAtOnce lets 200 requests find one expired token, over one,
+// two and three replicas that share a store, many times in a row, with auth
+// servers of every speed. CLOAKROOM_TEST_LONG makes it fifty times for each.
+func TestR9_TwoHundredAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, address := range stores(t) {
+		for _, c := range []struct {
+			replicas int
+			takes    time.Duration
+			rounds   int
+		}{
+			{1, 300 * time.Millisecond, 3}, {2, 300 * time.Millisecond, 50}, {3, 300 * time.Millisecond, 3},
+			{1, time.Second, 0}, {2, time.Second, 3}, {3, time.Second, 0},
+			{1, 5 * time.Second, 0}, {2, 5 * time.Second, 0}, {3, 5 * time.Second, 1},
+		} {
+			if long() {
+				c.rounds = 50
+			}
+			if c.rounds == 0 {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%d replicas/%v", name, c.replicas, c.takes), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, address(t))
+				at := w.replicas(c.replicas)
+				w.auth.Always(authapitest.RefreshPath, slow(c.takes))
+				for round := 1; round <= c.rounds && !t.Failed(); round++ {
+					ticket := at[round%len(at)].expired(1)[0]
+					var good atomic.Int64
+					atOnce(200, func(i int) {
+						if at[i%len(at)].want(ticket, http.StatusOK, "").status == http.StatusOK {
+							good.Add(1)
+						}
+					})
+					if n := good.Load(); n != 200 {
+						t.Errorf("round %d: %d of 200 answered", round, n)
+					}
+					if n := w.granted(); n != round {
+						t.Errorf("round %d: %d refreshes in all", round, n)
+					}
+				}
+				w.noTheft()
+				if n := len(w.auth.Requests(authapitest.RefreshPath)); n != c.rounds {
+					t.Errorf("%d calls of the auth server for %d refreshes", n, c.rounds)
+				}
+			})
+		}
+	}
+}
+
+// TestThousandDevicesExpireTogether: each is refreshed once, many at a time, over
+// a bounded number of connections, and nobody is refused.
+func TestThousandDevicesExpireTogether(t *testing.T) {
+	t.Parallel()
+	const (
+		devices, each = 1000, 5
+		takes         = 100 * time.Millisecond
+		// mostConns is infra/authapi's bound for refreshes, and again for sign-ins.
+		mostConns = 2 * 32
+	)
+	for name, address := range stores(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, address(t))
+			at := w.replicas(1)[0]
+			tickets := at.expired(devices)
+			w.auth.Always(authapitest.RefreshPath, slow(takes))
+			begun := time.Now()
+			atOnce(devices*each, func(i int) { at.want(tickets[i%devices], http.StatusOK, "") })
+			took := time.Since(begun)
+			if n := w.granted(); n != devices {
+				t.Errorf("%d refreshes, want %d", n, devices)
+			}
+			w.noTheft()
+			if n := w.wire.most(); n > mostConns {
+				t.Errorf("%d connections to the auth server at once, want %d at most", n, mostConns)
+			}
+			if peak := w.auth.Peak(authapitest.RefreshPath); peak < 16 || took > devices*takes/4 {
+				t.Errorf("%d at once, %v in all: they are done one after the other", peak, took)
+			}
+			t.Logf("%d refreshes in %v, %d at once over %d connections at most", devices, took, w.auth.Peak(authapitest.RefreshPath), w.wire.most())
+		})
+	}
+}
+
+// TestNobodyWaitsUnderSteadyTraffic: tokens are refreshed behind requests that
+// still use them, so that no request ever waits for the auth server. A device
+// that is left alone is not refreshed.
+func TestNobodyWaitsUnderSteadyTraffic(t *testing.T) {
+	t.Parallel()
+	const life = 2 * time.Second
+	w := newWorld(t, sqlite(t))
+	at := w.replicas(1)[0]
+	w.auth.Set(func(o *authapitest.Options) { o.AccessLife = life })
+	w.auth.Always(authapitest.RefreshPath, slow(100*time.Millisecond))
+	busy, idle := at.signIn(), at.signIn()
+	at.want(idle, http.StatusOK, "")
+	ticks := time.NewTicker(20 * time.Millisecond)
+	defer ticks.Stop()
+	requests := 0
+	for begun := time.Now(); time.Since(begun) < 5*life; requests++ {
+		<-ticks.C
+		at.want(busy, http.StatusOK, "")
+	}
+	waited := at.metric("cloakroom_refresh_wait_seconds_count")
+	refreshes := w.granted()
+	t.Logf("%d requests in %v, %d refreshes, %v requests waited", requests, 5*life, refreshes, waited)
+	if waited != 0 {
+		t.Errorf("%v requests waited for a refresh", waited)
+	}
+	// One in each life less its last quarter, for the busy device alone.
+	if refreshes < 4 || refreshes > 7 {
+		t.Errorf("%d refreshes in 5 lives of a token", refreshes)
+	}
+	w.noTheft()
+}
