@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"iter"
+	"slices"
 	"strings"
 )
 
@@ -17,15 +18,23 @@ type Field struct {
 // to say. cookie is the Cookie field to send, without our own; it and
 // authorization may be empty.
 //
+// set are fields that come in the place of the client's of the same names.
+//
 // Fields of one connection only do not pass either: the ones of RFC 9110,
 // section 7.6.1, and those that the client's Connection names. They are taken
 // out before ours are put in, so that Connection cannot name one of ours.
-func RequestHeader(in iter.Seq2[[]byte, []byte], from Client, cookie, authorization string) []Field {
+func RequestHeader(in iter.Seq2[[]byte, []byte], from Client, cookie, authorization string, set ...Field) []Field {
 	b := requestHeader{out: make([]Field, 0, 24), trusted: from.Trusted}
 	for name, value := range in {
 		b.add(name, value)
 	}
 	out := without(b.out, b.named)
+	if len(set) > 0 {
+		out = slices.DeleteFunc(out, func(f Field) bool {
+			return slices.ContainsFunc(set, func(s Field) bool { return strings.EqualFold(s.Name, f.Name) })
+		})
+		out = append(out, set...)
+	}
 	if b.trailers {
 		// Without it an upstream keeps its trailers to itself.
 		out = append(out, Field{"Te", "trailers"})
@@ -90,6 +99,19 @@ func ResponseHeader(header []Field, cookies ...string) []Field {
 		out = append(out, f)
 	}
 	return without(out, named)
+}
+
+// MaySet reports whether a field of this name may be given to upstreams by
+// configuration: none that is anybody else's to say.
+func MaySet(name string) bool {
+	return requestField(name) == endToEnd && !is(name, "content-type") && !is(name, "content-encoding")
+}
+
+// MayHide reports whether a field of an upstream's answer may be left out by
+// configuration.
+func MayHide(name string) bool {
+	k := responseField(name)
+	return plainName(name) && (k == endToEnd || k == setCookie) && !is(name, "content-type") && !is(name, "content-encoding") && !is(name, "content-range")
 }
 
 // PassesTrailer reports whether a trailer field of this name may pass, in

@@ -20,7 +20,7 @@ type Config struct {
 	// once more. Default 5 s.
 	ConnectTimeout time.Duration
 	// HeaderTimeout bounds the wait for an answer to begin, from the moment at
-	// which the request is sent completely. Default 30 s.
+	// which the request is sent completely. Default 30 s; less than 0: none.
 	HeaderTimeout time.Duration
 	// IdleTimeout is for how long a connection is kept for the next request.
 	// Default 30 s.
@@ -30,6 +30,12 @@ type Config struct {
 	MaxIdlePerHost int
 	// TLS is how https upstreams are verified. Default: by the system's roots.
 	TLS *tls.Config
+	// Socket is the file of a Unix socket to which every connection is made,
+	// whatever the target's host. Default: the host is dialled.
+	Socket string
+	// H2C is for upstreams that speak HTTP/2 without TLS and without being asked
+	// (RFC 9113, section 3.3).
+	H2C bool
 }
 
 const (
@@ -55,7 +61,10 @@ func NewTransport(c Config) *Transport {
 	setDefault(&c.IdleTimeout, 30*time.Second)
 	setDefault(&c.MaxIdlePerHost, 512)
 	t := &Transport{http: newHTTPTransport(c), upgrades: newHTTPTransport(c)}
-	t.http.ForceAttemptHTTP2 = true
+	t.http.Protocols = new(http.Protocols)
+	t.http.Protocols.SetHTTP1(!c.H2C)
+	t.http.Protocols.SetHTTP2(!c.H2C)
+	t.http.Protocols.SetUnencryptedHTTP2(c.H2C)
 	t.upgrades.Protocols = new(http.Protocols)
 	t.upgrades.Protocols.SetHTTP1(true)
 	return t
@@ -64,10 +73,10 @@ func NewTransport(c Config) *Transport {
 func newHTTPTransport(c Config) *http.Transport {
 	return &http.Transport{
 		Proxy:                  nil, // the environment's has no say in where requests go
-		DialContext:            dial(c.ConnectTimeout),
+		DialContext:            dial(c.ConnectTimeout, c.Socket),
 		TLSClientConfig:        c.TLS.Clone(), // net/http adds to it
 		TLSHandshakeTimeout:    c.ConnectTimeout,
-		ResponseHeaderTimeout:  c.HeaderTimeout,
+		ResponseHeaderTimeout:  max(c.HeaderTimeout, 0),
 		DisableCompression:     true, // bodies travel as they are
 		MaxIdleConns:           2 * c.MaxIdlePerHost,
 		MaxIdleConnsPerHost:    c.MaxIdlePerHost,
@@ -83,9 +92,12 @@ type unsent struct{ error }
 
 func (e unsent) Unwrap() error { return e.error }
 
-func dial(timeout time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+func dial(timeout time.Duration, socket string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if socket != "" {
+			network, address = "unix", socket
+		}
 		c, err := dialer.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, unsent{err}
@@ -95,7 +107,7 @@ func dial(timeout time.Duration) func(ctx context.Context, network, address stri
 }
 
 func setDefault[T int | time.Duration](field *T, value T) {
-	if *field <= 0 {
+	if *field == 0 {
 		*field = value
 	}
 }

@@ -51,7 +51,7 @@ func neverEnds() bool { return true }
 func (x *exchange) do(first []byte) error {
 	var until time.Time // for as long as the body may take
 	if x.body == nil {
-		until = time.Now().Add(x.e.cfg.HeaderTimeout)
+		until = x.e.answerBy()
 	}
 	if err := x.c.SetDeadline(until); err != nil {
 		return err

@@ -28,7 +28,7 @@ type Config struct {
 	// ConnectTimeout bounds making a connection. Default 5 s.
 	ConnectTimeout time.Duration
 	// HeaderTimeout bounds the wait for an answer to begin, from the moment at
-	// which the request is sent completely. Default 30 s.
+	// which the request is sent completely. Default 30 s; less than 0: none.
 	HeaderTimeout time.Duration
 	// IdleTimeout is for how long a connection is kept for the next request.
 	// Default 30 s.
@@ -65,9 +65,18 @@ func New(c Config) *Engine {
 }
 
 func setDefault[T int | time.Duration](field *T, value T) {
-	if *field <= 0 {
+	if *field == 0 {
 		*field = value
 	}
+}
+
+// answerBy is when an answer has to have begun to a request that is sent now, the
+// zero time if it may take its time.
+func (e *Engine) answerBy() (t time.Time) {
+	if e.cfg.HeaderTimeout > 0 {
+		t = time.Now().Add(e.cfg.HeaderTimeout)
+	}
+	return t
 }
 
 // Close closes the connections that nobody uses, and those in use as soon as

@@ -146,7 +146,7 @@ func (s *sender) run() {
 		s.x.c.Close()
 	} else if !s.isOver {
 		// Sent, or the upstream does not want more: the answer's time begins.
-		_ = s.x.c.SetReadDeadline(time.Now().Add(s.x.e.cfg.HeaderTimeout))
+		_ = s.x.c.SetReadDeadline(s.x.e.answerBy())
 	}
 }
 
