@@ -43,11 +43,11 @@ func TestCommands(t *testing.T) {
 		stderr  string
 	}{
 		{line: "config check", environ: enough, stdout: "ok\n"},
-		{line: "config check --output=json", environ: enough, stdout: `{"ok":true,"problems":[]}` + "\n"},
+		{line: "config check --output=json", environ: enough, stdout: `{"ok":true,"problems":[],"notes":[]}` + "\n"},
 		{line: "config check --config c.yaml --listen=[::1]:1", environ: enough[2:], stdout: "ok\n",
 			files: map[string]string{"c.yaml": "auth-url: https://auth.example\n", ".env": "CLOAKROOM_ROUTE=/=http://127.0.0.1:9000\n"}},
 		{line: "config check --idle-timeout=x", environ: enough, status: exitFailed, stdout: "1 problem with the settings:\n  - --idle-timeout: is not a duration"},
-		{line: "config check --output=json --lsten=x", environ: enough, status: exitFailed, stdout: `{"ok":false,"problems":["--lsten: there is no such flag; did you mean --listen?"]}`},
+		{line: "config check --output=json --lsten=x", environ: enough, status: exitFailed, stdout: `{"ok":false,"problems":["--lsten: there is no such flag; did you mean --listen?"],"notes":[]}`},
 		{line: "config show", environ: enough, stdout: "seal-key                        [redacted]                  CLOAKROOM_SEAL_KEY\n"},
 		{line: "config show --output=json --log-level=debug", environ: enough, stdout: `{"name":"log-level","value":"debug","origin":"--log-level"}`},
 		{line: "config show", environ: enough[:2], status: exitFailed, stdout: "auth-url                        https://auth.example ", stderr: "  - seal-key: is missing"},

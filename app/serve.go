@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"cloakroom/app/authserver"
 	"cloakroom/app/broker"
@@ -14,11 +17,18 @@ import (
 type serveCommand struct{ configured }
 
 func (c *serveCommand) Run(ctx context.Context, p process) error {
-	s, _, err := settings.Load(c.input(p))
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	again := broker.Reload{When: hangups, Load: func() (settings.Settings, error) {
+		s, _, err := settings.Load(c.input(p))
+		return s, err
+	}}
+	s, err := again.Load()
 	if err != nil {
 		return err
 	}
-	return broker.Run(ctx, s, logging.New(p.stderr, s.LogFormat == "json", s.LogLevel))
+	return broker.Run(ctx, s, again, logging.New(p.stderr, s.LogFormat == "json", s.LogLevel))
 }
 
 type authServerCommand struct{ configured }

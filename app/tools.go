@@ -50,15 +50,21 @@ func (c *configCheckCommand) Run(p process) error {
 		return err
 	}
 	text := new(strings.Builder)
+	notes := []string{} // likewise
 	if err == nil {
 		text.WriteString("ok\n")
+		for _, o := range settings.Overlaps(s.Routes) {
+			notes = append(notes, o.Text)
+			text.WriteString("note: " + o.Text + "\n")
+		}
 	} else {
 		p.printProblems(text, problems)
 	}
 	printed := c.print(p, text.String(), struct {
 		OK       bool            `json:"ok"`
 		Problems schema.Problems `json:"problems"`
-	}{err == nil, problems})
+		Notes    []string        `json:"notes"`
+	}{err == nil, problems, notes})
 	if err != nil {
 		return errReported
 	}

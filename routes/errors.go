@@ -33,12 +33,14 @@ var (
 	errTwoTickets    = &refusal{400, "duplicate_cookie", "The request carries the device cookie more than once. Delete this site's cookies and sign in again."}
 	errForeignOrigin = &refusal{403, "foreign_origin", "The request comes from another site, so it was not carried out."}
 	errNoOrigin      = &refusal{403, "origin_missing", "A request that changes something needs an Origin header of this site, or, from a script or program, the header \"X-CSRF: 1\"."}
+	errNoCSRFHeader  = &refusal{403, "csrf_header_missing", "Every request to this address needs the header \"X-CSRF: 1\"."}
+	errForbidden     = &refusal{403, "forbidden", "You are signed in, but this address is not for you."}
 	errContentType   = &refusal{415, "unsupported_content_type", "Send a form or JSON, and say so in Content-Type."}
 	errTooLarge      = &refusal{413, "too_large", "The request is larger than this address takes."}
 )
 
 // CSRFRefusals are the codes of requests that did not prove where they come from.
-var CSRFRefusals = []string{errForeignOrigin.code, errNoOrigin.code}
+var CSRFRefusals = []string{errForeignOrigin.code, errNoOrigin.code, errNoCSRFHeader.code}
 
 // methodNotAllowed is the refusal of a method. Allow lists those that there are.
 type methodNotAllowed struct{ allow string }

@@ -133,38 +133,48 @@ func plausibleRequestID(id string) bool {
 	return true
 }
 
-// checkOrigin refuses a request that changes something or that asks to switch
-// protocols, if it comes with our cookie or to a path of ours, unless it proves
-// that it does not come from somebody else's page: by an Origin that is ours, by
-// the browser's word that the page is ours, or by a header that no page can send
-// elsewhere without being asked first. Signing in is among what is refused, so
-// that nobody is signed in as somebody else by a planted form. A WebSocket is
-// because any page could read what it says: browsers do not hold it to CORS.
+// checkOrigin refuses a request to a path of ours that changes something, unless
+// it proves that it does not come from somebody else's page. Signing in is among
+// what is refused, so that nobody is signed in as somebody else by a planted
+// form. Of a route's requests the route says what they have to prove, see
+// checkForgery.
 func (h *handlers) checkOrigin(c *fiber.Ctx) error {
+	if !h.isOwn(c.Path()) || changesNothing(c) {
+		return c.Next()
+	}
+	if err := h.fromOurs(c); err != nil {
+		return err
+	}
+	return c.Next()
+}
+
+// changesNothing reports whether a request is safe by its method (RFC 9110,
+// section 9.2.1) and does not ask to switch protocols. What a page of somebody
+// else's asks of a WebSocket it could read as well, because no browser holds it to
+// CORS.
+func changesNothing(c *fiber.Ctx) bool {
 	switch c.Method() {
 	case fiber.MethodGet, fiber.MethodHead, fiber.MethodOptions:
-		if upgradeOf(c) == "" {
-			return c.Next()
-		}
+		return upgradeOf(c) == ""
 	}
-	if !h.isOwn(c.Path()) {
-		switch ticket, _, err := h.cookies(c); {
-		case err != nil:
-			return err
-		case ticket == "":
-			return c.Next()
-		}
-	}
+	return false
+}
+
+// fromOurs refuses a request that does not prove that it does not come from
+// somebody else's page: by an Origin that is ours, by the browser's word that the
+// page is ours, or by a header that no page can send elsewhere without being
+// asked first.
+func (h *handlers) fromOurs(c *fiber.Ctx) error {
 	if origin := c.Get(fiber.HeaderOrigin); origin != "" {
 		if !h.ourOrigin(c, origin) {
 			h.Metrics.CSRFRefused(errForeignOrigin.code)
 			return errForeignOrigin
 		}
-		return c.Next()
+		return nil
 	}
 	switch site := c.Get("Sec-Fetch-Site"); {
 	case site == "same-origin", site == "none", site == "" && c.Get(headerCSRF) != "":
-		return c.Next()
+		return nil
 	case site == "":
 		h.Metrics.CSRFRefused(errNoOrigin.code)
 		return errNoOrigin

@@ -30,15 +30,11 @@ const statusClientGone = 499
 // access token of the device and without anything that the client must not say,
 // and the upstream's answer back. Both bodies are streams.
 func (h *handlers) proxy(c *fiber.Ctx) error {
-	to, err := h.destination(c)
+	to, v, cookies, err := h.admit(c)
 	if err != nil {
 		return err
 	}
 	c.Locals(requestLogKey).(*requestLog).route = to.Name
-	v, cookies, err := h.visitAndCookies(c)
-	if err != nil {
-		return err
-	}
 	x := h.newExchange(c, v)
 	r, err := h.answerOf(c, x, v, cookies, to)
 	if err != nil {
@@ -47,25 +43,16 @@ func (h *handlers) proxy(c *fiber.Ctx) error {
 	return h.pass(c, x, r)
 }
 
-func (h *handlers) visitAndCookies(c *fiber.Ctx) (v usecase.Visit, cookies string, err error) {
-	v = usecase.Visit{IP: h.clientIP(c).String()}
-	v.Ticket, cookies, err = h.cookies(c)
-	return v, cookies, err
-}
-
 // expected refuses what there is no sense in sending a body for.
 func (h *handlers) expected(c *fiber.Ctx) error {
 	if h.isOwn(c.Path()) {
 		return nil
 	}
-	if _, err := h.destination(c); err != nil {
-		return err
-	}
-	v, _, err := h.visitAndCookies(c)
+	to, v, _, err := h.admit(c)
 	if err != nil {
 		return err
 	}
-	_, err = h.broker.AccessToken(c.UserContext(), v)
+	_, _, err = h.signedIn(c.UserContext(), v, to.Route)
 	return err
 }
 
@@ -74,9 +61,10 @@ func (h *handlers) expected(c *fiber.Ctx) error {
 // rest of its body may still be coming in, and with it trailers.
 type reply struct {
 	*upstream.Response
+	route    *Route
 	head     bool // the request's method is HEAD
 	http10   bool // the client does not know chunks
-	personal bool // the request has somebody's token
+	personal bool // the answer may depend on who is signed in
 }
 
 // answerOf asks the upstream. If that rejects the access token, it asks for
@@ -85,23 +73,27 @@ type reply struct {
 func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies string, to destination) (reply, error) {
 	// Not under the context that ends with the device: if it is this request's
 	// refresh that is refused, the person is to be told so.
-	session, err := h.broker.AccessToken(x.client, v)
+	session, known, err := h.signedIn(x.client, v, to.Route)
 	if err != nil {
 		return reply{}, err
 	}
-	x.until(h.broker.Lifetimes.EndsAt(session.Record))
-	r := reply{head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11(), personal: true}
-	out := h.outgoing(c, cookies, to)
-	if x.body, err = receive(c.Context(), out); err != nil {
+	if known {
+		x.until(h.broker.Lifetimes.EndsAt(session.Record))
+	}
+	r := reply{route: to.Route, head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11(), personal: to.Auth != AuthNone}
+	out := h.outgoing(c, cookies, to, known)
+	if x.body, err = receive(c.Context(), out, to.MaxBody); err != nil {
 		return reply{}, err
 	}
 	out.Upgrade = upgradeOf(c)
-	setBearer(out, session.Record.Tokens.Access)
-	if r.Response, err = to.Engine.Do(x.ctx, out); err != nil {
+	if known {
+		out.Header = to.Identity.appendTo(out.Header, session.Record)
+		setBearer(out, session.Record.Tokens.Access)
+	}
+	if r.Response, err = x.ask(to, out); err != nil {
 		return reply{}, err
 	}
-	x.answer = r.Body
-	if r.Status != fiber.StatusUnauthorized {
+	if r.Status != fiber.StatusUnauthorized || !known {
 		return r, nil
 	}
 
@@ -114,38 +106,69 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 	}
 	finish(r.Response)
 	setBearer(out, session.Record.Tokens.Access)
-	if r.Response, err = to.Engine.Do(x.ctx, out); err != nil {
+	if r.Response, err = x.ask(to, out); err != nil {
 		return reply{}, err
+	}
+	return r, nil
+}
+
+// ask sends a request and waits until its answer begins.
+func (x *exchange) ask(to destination, out *upstream.Request) (*upstream.Response, error) {
+	r, err := to.Engine.Do(x.ctx, out)
+	if err != nil {
+		return nil, err
+	}
+	if to.IdleTimeout > 0 && r.Tunnel == nil {
+		r.Body = upstream.LimitSilence(r.Body, to.IdleTimeout, func() { x.cut(errUpstreamSilent) })
 	}
 	x.answer = r.Body
 	return r, nil
 }
 
-// outgoing is the request to the upstream, still without body and bearer.
-func (h *handlers) outgoing(c *fiber.Ctx, cookies string, to destination) *upstream.Request {
+// outgoing is the request to the upstream, still without body and bearer. Known
+// says that there will be a bearer.
+func (h *handlers) outgoing(c *fiber.Ctx, cookies string, to destination, known bool) *upstream.Request {
 	from := upstream.Client{
 		Peer:    peerAddr(c),
 		Addr:    h.clientIP(c),
 		Trusted: h.trustedPeer(c),
-		Host:    h.publicHost(c),
+		Host:    h.publicHost(c, to.Host),
 		Proto:   h.publicProto(c),
+	}
+	authorization := ""
+	switch {
+	case known:
+		authorization = "Bearer"
+	case to.PassAuthorization:
+		authorization = c.Get(fiber.HeaderAuthorization)
 	}
 	return &upstream.Request{
 		Method: c.Method(),
 		Target: to.Destination.Target,
 		Path:   to.Path,
-		Header: upstream.RequestHeader(c.Request().Header.All(), from, cookies, "Bearer"),
+		Header: upstream.RequestHeader(c.Request().Header.All(), from, cookies, authorization, to.SetHeaders...),
 	}
 }
 
-// publicHost is the host that browsers use to reach us. What a request says in
-// Host counts only where nothing better is known, which is on loopback:
-// upstreams make links of it.
-func (h *handlers) publicHost(c *fiber.Ctx) string {
+// publicHost is the host that browsers use to reach us, or the one that the route
+// is for. What a request says in Host counts only where nothing better is known,
+// which is on loopback: upstreams make links of it.
+func (h *handlers) publicHost(c *fiber.Ctx, ofRoute string) string {
+	if ofRoute != "" {
+		return ofRoute + h.publicPort()
+	}
 	if _, host, ok := strings.Cut(h.PublicOrigin, "://"); ok {
 		return host
 	}
 	return string(c.Request().Host())
+}
+
+// publicPort is the port in addresses that browsers use, with its colon, or "".
+func (h *handlers) publicPort() string {
+	if i := strings.LastIndexByte(h.PublicOrigin, ':'); i > len("https") {
+		return h.PublicOrigin[i:]
+	}
+	return ""
 }
 
 // setBearer puts the token into the place that RequestHeader has kept for it.
@@ -246,6 +269,10 @@ func (x *exchange) fail(c *fiber.Ctx, err error) error {
 		return err
 	case errors.Is(why, errDeviceEnded):
 		return domain.ErrBadTicket
+	case errors.Is(why, errUpstreamSilent):
+		return &upstream.Error{Kind: upstream.TimedOut, Err: why}
+	case errors.Is(cut, errTooLarge):
+		return errTooLarge
 	case cut != nil && x.guard != nil && x.guard.Refusal() != nil:
 		return fiber.NewError(x.guard.Refusal().Status)
 	case errors.Is(cut, os.ErrDeadlineExceeded):

@@ -15,13 +15,16 @@ import (
 	"cloakroom/infra/upstream"
 )
 
-var errClientGone = errors.New("the client hung up")
+var (
+	errClientGone     = errors.New("the client hung up")
+	errUpstreamSilent = errors.New("the upstream fell silent")
+)
 
 // pass hands the upstream's answer to the client.
 func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 	out := c.Response()
 	out.SetStatusCode(r.Status)
-	h.passHeader(&out.Header, r.Response)
+	h.passHeader(&out.Header, r)
 	if r.personal && r.Tunnel == nil {
 		personal(&out.Header)
 	}
@@ -59,11 +62,14 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 	return nil
 }
 
-func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r *upstream.Response) {
+func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 	date := ""
 	for _, f := range upstream.ResponseHeader(r.Header, h.cookieName()) {
 		if h.HSTS != "" && strings.EqualFold(f.Name, fiber.HeaderStrictTransportSecurity) {
 			continue // it speaks for the whole host, so it is ours to say
+		}
+		if r.route.hides(f.Name) {
+			continue
 		}
 		switch {
 		case strings.EqualFold(f.Name, fiber.HeaderDate):

@@ -47,6 +47,7 @@ type upload struct {
 	mu       sync.Mutex
 	src      io.Reader // the client; nil when there is nothing more to be had from it
 	length   int64     // -1 if not known
+	most     int64     // bytes that may come; 0: any number
 	read     int64     // how much has come
 	held     []byte    // all of that, while holding
 	holding  bool
@@ -55,14 +56,15 @@ type upload struct {
 	trailer  []upstream.Field
 }
 
-// receive gives out the request's body, if it has one. The error is that of a
-// small body that did not come whole.
-func receive(fctx *fasthttp.RequestCtx, out *upstream.Request) (*upload, error) {
+// receive gives out the request's body, if it has one, until more of it has come
+// than most bytes, if that is not 0. The error is that of a small body that did
+// not come whole.
+func receive(fctx *fasthttp.RequestCtx, out *upstream.Request, most int64) (*upload, error) {
 	src, length := fctx.RequestBodyStream(), int64(fctx.Request.Header.ContentLength())
 	if src == nil || length == 0 || length < -1 {
 		return nil, nil
 	}
-	u := &upload{src: src, length: length, holding: length <= heldUpload}
+	u := &upload{src: src, length: length, most: most, holding: length <= heldUpload}
 	out.Length, out.Rewind = length, u.rewind
 	if length < 0 {
 		u.announce(&fctx.Request.Header, out)
@@ -182,6 +184,12 @@ func (u *upload) more(p []byte) (int, error) {
 	}
 	n, err := u.src.Read(p)
 	u.read += int64(n)
+	if u.most > 0 && u.read > u.most {
+		// Its length was not known, or it would have been refused. The upstream
+		// must not take what has come for all.
+		u.src, u.err = nil, fmt.Errorf("read the request's body: %w", errTooLarge)
+		return 0, u.err
+	}
 	if u.holding {
 		if u.read > heldUpload {
 			u.held, u.holding = nil, false

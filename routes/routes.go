@@ -53,6 +53,7 @@ type handlers struct {
 	broker   *usecase.Broker
 	pages    *web.Pages
 	table    atomic.Pointer[Table]
+	scopes   scopes
 	underway live
 	tunnels  tunnels
 	draining atomic.Bool

@@ -74,7 +74,7 @@ func serveCloakroom(ctx context.Context, l net.Listener, o order) (err error) {
 	s := settings.Defaults()
 	s.Store = settings.Store{Kind: settings.SQLite, Path: filepath.Join(folder, "cloakroom.db")}
 	s.SealKeys = []domain.Secret{key}
-	s.Routes = []settings.Route{{Prefix: "/", Upstream: &url.URL{Scheme: "http", Host: o.Upstream}}}
+	s.Routes = []settings.Route{{Prefix: "/", Upstreams: []settings.Upstream{{Scheme: "http", Host: o.Upstream}}}}
 	if s.AuthURL, err = url.Parse(o.Auth); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func newMetrics(s settings.Settings) *metrics.Metrics {
 		StoreOps:    timedstore.Ops,
 	}
 	for _, r := range s.Routes {
-		w.Routes = append(w.Routes, r.Prefix)
+		w.Routes = append(w.Routes, r.Names()...)
 	}
 	return metrics.New(w)
 }

@@ -35,13 +35,14 @@ import (
 // on the devices page.
 const provider = "Password"
 
-// Run listens on the address in the settings and serves until ctx ends.
-func Run(ctx context.Context, s settings.Settings, log *slog.Logger) error {
+// Run listens on the address in the settings and serves until ctx ends, as Serve
+// does.
+func Run(ctx context.Context, s settings.Settings, again Reload, log *slog.Logger) error {
 	l, err := Listen(s.Listen)
 	if err != nil {
 		return fmt.Errorf("%w (the setting listen)", err)
 	}
-	return Serve(ctx, l, s, log)
+	return ServeReloading(ctx, l, s, again, log)
 }
 
 // Listen opens a TCP listener. If the address is taken, the error says so in a
@@ -58,7 +59,12 @@ func Listen(address string) (net.Listener, error) {
 // requests, gives those under way the settings' grace to finish, lets refreshes
 // store what they brought, and closes the store. It returns nil after such an
 // end.
-func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger) (err error) {
+func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.Logger) error {
+	return ServeReloading(ctx, l, s, Reload{}, log)
+}
+
+// ServeReloading is Serve with settings that can change while it runs.
+func ServeReloading(ctx context.Context, l net.Listener, s settings.Settings, again Reload, log *slog.Logger) (err error) {
 	defer l.Close()
 	cert, err := openCertificate(s, log)
 	if err != nil {
@@ -110,7 +116,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(behind) })
-	err = serveHTTP(ctx, l, cert, s, log, b, store, m)
+	err = serveHTTP(ctx, l, cert, s, again, log, b, store, m)
 	// The work behind ends first, so that what it gives back is drained too.
 	stopBehind()
 	running.Wait()
@@ -123,17 +129,16 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 
 // serveHTTP puts the surface over b and serves it until ctx ends and what was
 // under way then is done or out of time.
-func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s settings.Settings, log *slog.Logger, b *usecase.Broker, store repo.Store, m *metrics.Metrics) error {
+func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s settings.Settings, again Reload, log *slog.Logger, b *usecase.Broker, store repo.Store, m *metrics.Metrics) error {
 	pages, err := web.New()
 	if err != nil {
 		return fmt.Errorf("pages: %w", err)
 	}
-	table, engines, err := newTable(s, nil)
+	table, engines, err := newTable(s, nil, log)
 	if err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
-	defer engines.closeBut(nil)
-
+	tellOverlaps(ctx, s.Routes, log)
 	h := routes.New(b, pages, table, surface(s, log, m))
 	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, TrustedProxies: s.TrustedProxies, Logger: log})
 	h.Mount(app)
@@ -154,10 +159,16 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 		log.InfoContext(ctx, "this store serves one host; replicas on several need Redis or MongoDB")
 	}
 
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
+	now := inForce{settings: s, engines: engines, surface: h, log: log}
+	defer func() { now.engines.closeBut(nil) }()
+	for ctx.Err() == nil {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("serve: %w", err)
+		case <-again.When:
+			now.reload(ctx, again.Load)
+		case <-ctx.Done():
+		}
 	}
 	log.InfoContext(ctx, "stopping: finishing what is under way", "grace", s.ShutdownGrace)
 	h.Drain()

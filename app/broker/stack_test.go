@@ -79,12 +79,24 @@ func newStack(t *testing.T, change func(*settings.Settings)) *stack {
 	s.settings.AuthIssuer = "https://auth.test"
 	s.settings.SealKeys = []domain.Secret{key}
 	s.settings.Store = settings.Store{Kind: settings.SQLite, Path: filepath.Join(t.TempDir(), "broker.db")}
-	s.settings.Routes = []settings.Route{{Prefix: "/", Upstream: s.parse(s.upstream.URL)}}
+	s.settings.Routes = []settings.Route{{Prefix: "/", Upstreams: upstreamsAt(t, s.upstream.URL)}}
 	if change != nil {
 		change(&s.settings)
 	}
 	s.start()
 	return s
+}
+
+// upstreamsAt is addresses as the settings have them.
+func upstreamsAt(t *testing.T, addresses ...string) []settings.Upstream {
+	t.Helper()
+	list := make([]settings.Upstream, len(addresses))
+	for i, address := range addresses {
+		if err := list[i].UnmarshalText([]byte(address)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return list
 }
 
 func (s *stack) parse(text string) *url.URL {

@@ -112,7 +112,7 @@ func TestHSTSOfAnUpstream(t *testing.T) {
 	} {
 		s := newStack(t, func(to *settings.Settings) {
 			to.PublicURL, to.HSTS = &url.URL{Scheme: tt.scheme, Host: "localhost"}, tt.ours
-			to.Routes[0].Upstream, _ = url.Parse(up.URL)
+			to.Routes[0].Upstreams = upstreamsAt(t, up.URL)
 		})
 		b := s.browser()
 		cookie := b.signIn(email).Cookies()[0]
@@ -168,7 +168,7 @@ func TestDisconnectOverTLSReachesTheUpstream(t *testing.T) {
 		left <- struct{}{}
 	}))
 	defer up.Close()
-	s := newTLSStack(t, func(to *settings.Settings) { to.Routes[0].Upstream, _ = url.Parse(up.URL) })
+	s := newTLSStack(t, func(to *settings.Settings) { to.Routes[0].Upstreams = upstreamsAt(t, up.URL) })
 	b := s.browser()
 	b.signIn(email)
 	for _, path := range []string{"/waiting", "/begun"} {
@@ -212,7 +212,7 @@ func TestBrokenAnswerOverTLSHasNoFarewell(t *testing.T) {
 		}
 	}))
 	defer up.Close()
-	s := newTLSStack(t, func(to *settings.Settings) { to.Routes[0].Upstream, _ = url.Parse(up.URL) })
+	s := newTLSStack(t, func(to *settings.Settings) { to.Routes[0].Upstreams = upstreamsAt(t, up.URL) })
 	b := s.browser()
 	b.signIn(email)
 	for _, path := range []string{"/whole", "/broken"} {

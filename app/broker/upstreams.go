@@ -1,19 +1,32 @@
 package broker
 
 import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
 	"cloakroom/infra/settings"
 	"cloakroom/infra/upstream"
 	"cloakroom/infra/upstream/h1"
 	"cloakroom/routes"
 )
 
-// reach is how one upstream is reached, and the key by which routes that reach
-// it in the same way share its connections.
+// reach is how a service is reached. Routes with the same one share the
+// connections, and a reload keeps them.
 type reach struct {
-	config upstream.Config
+	addresses          string // as in the settings, separated by spaces
+	connect, firstByte time.Duration
+	ca                 string
+	healthPath         string
+	healthInterval     time.Duration
 }
 
-// upstreams holds the engines that a table's routes use.
+// upstreams are the engines that a table's routes use.
 type upstreams map[reach]engine
 
 type engine interface {
@@ -21,35 +34,22 @@ type engine interface {
 	Close()
 }
 
-// newEngine returns the engine that is fit for each request.
-func newEngine(c upstream.Config) engine {
-	return upstream.Choice{
-		Plain: h1.New(h1.Config{
-			ConnectTimeout: c.ConnectTimeout, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxIdlePerHost: c.MaxIdlePerHost,
-		}),
-		Other: upstream.NewTransport(c),
-	}
-}
-
 // newTable makes a table of the routes and the engines that it needs. Those of
 // before that it still needs are taken over with their connections.
-func newTable(s settings.Settings, before upstreams) (*routes.Table, upstreams, error) {
+func newTable(s settings.Settings, before upstreams, log *slog.Logger) (*routes.Table, upstreams, error) {
 	engines := upstreams{}
 	list := make([]routes.Route, 0, len(s.Routes))
 	for _, r := range s.Routes {
-		key := reach{upstream.Config{HeaderTimeout: s.UpstreamHeaderTimeout}}
+		key := reachOf(r, s.UpstreamHeaderTimeout)
 		e := engines[key]
 		if e == nil {
 			e = before[key]
 		}
 		if e == nil {
-			e = newEngine(key.config)
+			e = newEngine(r, key, log)
 		}
 		engines[key] = e
-		list = append(list, routes.Route{
-			Route:  upstream.Route{Prefix: r.Prefix, Target: r.Upstream, StripPrefix: r.StripPrefix},
-			Engine: e,
-		})
+		list = append(list, tableRoute(r, e))
 	}
 	table, err := routes.NewTable(list)
 	if err != nil {
@@ -66,4 +66,84 @@ func (u upstreams) closeBut(others upstreams) {
 			e.Close()
 		}
 	}
+}
+
+func reachOf(r settings.Route, headerTimeout time.Duration) reach {
+	addresses := make([]string, len(r.Upstreams))
+	for i, u := range r.Upstreams {
+		addresses[i] = u.String()
+	}
+	if r.FirstByteTimeout != nil {
+		headerTimeout = *r.FirstByteTimeout
+	}
+	return reach{
+		addresses: strings.Join(addresses, " "),
+		connect:   r.ConnectTimeout, firstByte: headerTimeout,
+		ca: r.CA, healthPath: r.HealthPath, healthInterval: r.HealthInterval,
+	}
+}
+
+// newEngine returns the engine of one address, or of several.
+func newEngine(r settings.Route, key reach, log *slog.Logger) engine {
+	addresses := make([]upstream.Address, len(r.Upstreams))
+	for i, u := range r.Upstreams {
+		c := upstream.Config{
+			ConnectTimeout: key.connect,
+			HeaderTimeout:  cmp.Or(key.firstByte, -1), // 0 is for none here and for the default there
+			H2C:            u.Scheme == "h2c",
+		}
+		if u.Scheme == "unix" {
+			c.Socket = u.Path
+		}
+		if key.ca != "" {
+			roots := x509.NewCertPool()
+			roots.AppendCertsFromPEM([]byte(key.ca))
+			c.TLS = &tls.Config{RootCAs: roots}
+		}
+		addresses[i] = upstream.Address{Name: u.String(), Target: u.Target(), Engine: engineOf(c)}
+	}
+	if len(addresses) == 1 {
+		return addresses[0].Engine.(engine)
+	}
+	return upstream.NewBalance(upstream.BalanceConfig{HealthPath: key.healthPath, HealthInterval: key.healthInterval, Log: log}, addresses...)
+}
+
+// engineOf returns the engine that is fit for each request: the lean one where
+// plain HTTP/1.1 is spoken.
+func engineOf(c upstream.Config) engine {
+	if c.H2C || c.TLS != nil {
+		return upstream.NewTransport(c)
+	}
+	plain := h1.Config{ConnectTimeout: c.ConnectTimeout, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxIdlePerHost: c.MaxIdlePerHost}
+	if c.Socket != "" {
+		plain.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
+		}
+	}
+	return upstream.Choice{Plain: h1.New(plain), Other: upstream.NewTransport(c)}
+}
+
+func tableRoute(r settings.Route, e engine) routes.Route {
+	out := routes.Route{
+		Route: upstream.Route{
+			Hosts: r.Hosts, Prefix: r.Prefix, Target: r.Upstreams[0].Target(), StripPrefix: r.StripPrefix, Rewrite: r.RewritePrefix,
+		},
+		Engine:            e,
+		Auth:              map[string]routes.Auth{settings.AuthOptional: routes.AuthOptional, settings.AuthNone: routes.AuthNone}[r.Auth],
+		PassAuthorization: r.PassAuthorization,
+		CSRF:              map[string]routes.CSRF{settings.CSRFOff: routes.CSRFOff, settings.CSRFHeader: routes.CSRFHeader}[r.CSRF],
+		Roles:             r.Roles,
+		Scopes:            r.Scopes,
+		Methods:           r.Methods,
+		MaxBody:           int64(r.MaxBody),
+		IdleTimeout:       r.IdleTimeout,
+		HideHeaders:       r.HideHeaders,
+	}
+	for _, name := range r.IdentityHeaders {
+		out.Identity |= map[string]routes.Identity{"user": routes.IdentityUser, "email": routes.IdentityEmail, "groups": routes.IdentityGroups}[name]
+	}
+	for _, h := range r.SetHeaders {
+		out.SetHeaders = append(out.SetHeaders, upstream.Field{Name: h.Name, Value: h.Value.Reveal()})
+	}
+	return out
 }

@@ -174,7 +174,7 @@ func (s Settings) broker(listen, authURL, apiURL string, kept folder) (settings.
 	b.Listen = listen
 	b.Store = settings.Store{Kind: settings.SQLite, Path: filepath.Join(s.Data, "cloakroom.db")}
 	b.SealKeys = []domain.Secret{domain.NewSecret(kept.SealKey)}
-	b.Routes = []settings.Route{{Prefix: "/", Upstream: api}}
+	b.Routes = []settings.Route{{Prefix: "/", Upstreams: []settings.Upstream{settings.UpstreamAt(api)}}}
 	b.AuthURL, b.AuthIssuer = auth, issuer
 	b.TouchInterval = 10 * time.Second
 	b.ShutdownGrace = 3 * time.Second

@@ -95,28 +95,6 @@ func checkTLS(s Settings, l *schema.Loaded) {
 	}
 }
 
-// healthPath is where health is told, beside everything under the prefix.
-const healthPath = "/health"
-
-func checkRoutes(s Settings, l *schema.Loaded) {
-	seen := map[string]string{}
-	for i, r := range s.Routes {
-		where := l.WhereItem("route", i)
-		if first, twice := seen[r.Prefix]; twice {
-			l.Rejectf("%s: has the same path as %s; keep one of them", where, first)
-		}
-		seen[r.Prefix] = where
-		for _, own := range []string{s.Prefix, healthPath} {
-			if own != "/" && under(r.Prefix, own) && l.Valid("prefix") {
-				l.Rejectf("%s: is below %s, which is Cloakroom's own; choose another path, or another prefix", where, own)
-			}
-		}
-		if l.Valid("listen") && pointsAt(r.Upstream, s.Listen) {
-			l.Rejectf("%s: leads back to Cloakroom itself; give the upstream's own address", where)
-		}
-	}
-}
-
 // exampleSealKey is the key of the documents. Everybody knows it.
 const exampleSealKey = "dGhpcy1pcy10aGUtZXhhbXBsZS1ub3QtYS1zZWNyZXQ"
 

@@ -38,9 +38,9 @@ type Settings struct {
 	TrustedProxies []netip.Prefix `name:"trusted-proxy" group:"Address" example:"10.0.0.0/8" help:"Addresses of the proxies in front, whose X-Forwarded headers are believed. A list of addresses and ranges."`
 
 	// Routes is what is proxied where; there is at least one.
-	Routes []Route `name:"route" group:"Routes" required:"" placeholder:"/PATH=URL" example:"/api=http://127.0.0.1:9000" help:"What is proxied where, the longest path first. A list; append ;strip-prefix to take the path off. In YAML, objects with prefix, upstream and strip-prefix."`
+	Routes []Route `name:"route" group:"Routes" required:"" placeholder:"/PATH=URL" example:"/api=http://127.0.0.1:9000" help:"What is proxied where, the longest path first. A list; append ;strip-prefix to take the path off, ;host=NAME for one host alone, ;auth=optional or ;auth=none. In YAML, objects with these and many more options, see docs/routes.md."`
 	// UpstreamHeaderTimeout bounds the wait for an upstream's first byte.
-	UpstreamHeaderTimeout time.Duration `name:"upstream-header-timeout" group:"Routes" default:"30s" min:"1ms" help:"How long an upstream may take until its answer begins."`
+	UpstreamHeaderTimeout time.Duration `name:"upstream-header-timeout" group:"Routes" default:"30s" help:"How long an upstream may take until its answer begins, if its route does not say it. 0: as long as it likes."`
 
 	Store Store `name:"store" group:"Store" default:"sqlite://data/cloakroom.db" placeholder:"URL" help:"Where devices are kept: sqlite://relative/path, sqlite:///absolute/path, a redis://, rediss://, redis+sentinel://, redis+cluster:// or unix:// URL of Redis, a mongodb:// or mongodb+srv:// URL of MongoDB, or memory: for trials, which forgets everything at the end."`
 	// CacheTTL is 0 for no cache.
@@ -118,6 +118,7 @@ func Load(in schema.Input) (Settings, []schema.Value, error) {
 	if s.AuthIssuer == "" && s.AuthURL != nil {
 		s.AuthIssuer = s.AuthURL.String()
 	}
+	completeRoutes(s.Routes, l)
 	check(s, l)
 	return s, l.Values(), l.Err()
 }

@@ -224,7 +224,7 @@ route:
 		"CLOAKROOM_TRUSTED_PROXY (value 2): is not a range of addresses; write for example 10.0.0.0/8, fd00::/8 or 192.0.2.7",
 		"route[1] in c.yaml, line 4: has no upstream; add it",
 		"upstraem of route in c.yaml, line 5: there is no upstraem here; did you mean upstream?",
-		"upstream of route in c.yaml, line 7: does not begin with http:// or https://; write for example https://host.example",
+		"upstream of route in c.yaml, line 7: does not begin with http://, https://, h2c:// or unix:; write for example http://127.0.0.1:9000",
 		"store in c.yaml, line 2: is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379, mongodb://host:27017 or memory: for trials",
 		"auth-url: is missing; set --auth-url, CLOAKROOM_AUTH_URL or auth-url in the YAML file, for example to https://auth.example/api/v1",
 		"--idle-timeout: is not a duration; write numbers with their units, for example 30s, 1h30m or 720h",

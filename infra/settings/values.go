@@ -2,49 +2,10 @@ package settings
 
 import (
 	"errors"
-	"net/url"
 	"strings"
 
 	"cloakroom/domain"
-	"cloakroom/infra/settings/schema"
 )
-
-// Route sends the requests below a path to an upstream.
-type Route struct {
-	// Prefix is "/" or a path without a slash at its end. It matches whole
-	// segments: /api matches /api and /api/x, not /apis.
-	Prefix string `name:"prefix" form:"path" required:""`
-	// Upstream has no slash at its end.
-	Upstream *url.URL `name:"upstream" form:"base" required:""`
-	// StripPrefix takes the prefix off before the request goes on.
-	StripPrefix bool `name:"strip-prefix"`
-}
-
-const stripPrefixOption = "strip-prefix"
-
-// UnmarshalText reads the form of flags and variables: /api=http://127.0.0.1:9000,
-// with ";strip-prefix" behind it or not.
-func (r *Route) UnmarshalText(text []byte) error {
-	route, option, hasOption := strings.Cut(string(text), ";")
-	prefix, upstream, found := strings.Cut(route, "=")
-	if !found {
-		return errors.New("is not a route; write /path=URL, for example /api=http://127.0.0.1:9000")
-	}
-	if hasOption && option != stripPrefixOption {
-		return errors.New("has an unknown option; only ;" + stripPrefixOption + " may follow the URL")
-	}
-	r.StripPrefix = hasOption
-	return schema.Fill(r, map[string]string{"prefix": prefix, "upstream": upstream})
-}
-
-// String returns the form that UnmarshalText reads.
-func (r Route) String() string {
-	text := r.Prefix + "=" + r.Upstream.String()
-	if r.StripPrefix {
-		text += ";" + stripPrefixOption
-	}
-	return text
-}
 
 // The kinds of store that there are.
 const (

@@ -41,14 +41,22 @@ func (r Row) setDefault(v reflect.Value) error {
 
 // Fill reads the named fields of the struct that target points to, whose tags
 // are those that Of knows. A type whose values are such structs in YAML and one
-// text elsewhere calls it from its UnmarshalText.
+// text elsewhere calls it from its UnmarshalText. A field that is a list gets one
+// value.
 func Fill(target any, texts map[string]string) error {
 	v := reflect.ValueOf(target).Elem()
 	for _, r := range structRows(v.Type(), nil) {
-		if text, ok := texts[r.Name]; ok {
-			if err := r.decode(v.FieldByIndex(r.field), text); err != nil {
-				return fmt.Errorf("has a bad %s, which %w", r.Name, err)
-			}
+		text, ok := texts[r.Name]
+		if !ok {
+			continue
+		}
+		field := v.FieldByIndex(r.field)
+		if r.List {
+			field.Set(reflect.MakeSlice(field.Type(), 1, 1))
+			field = field.Index(0)
+		}
+		if err := r.decode(field, text); err != nil {
+			return fmt.Errorf("has a bad %s, which %w", r.Name, err)
 		}
 	}
 	return nil
@@ -73,6 +81,9 @@ func (r Row) decode(v reflect.Value, text string) error {
 	switch target := v.Addr().Interface().(type) {
 	case *time.Duration:
 		return r.decodeDuration(target, text)
+	case **time.Duration: // nil is another value than 0
+		*target = new(time.Duration)
+		return r.decodeDuration(*target, text)
 	case **url.URL:
 		return r.decodeURL(target, text)
 	case *netip.Prefix:
@@ -136,6 +147,13 @@ func (r Row) decodeDuration(target *time.Duration, text string) error {
 	}
 	*target = d
 	return nil
+}
+
+// ParseURL reads a URL by a form: "origin", "base" or "" for neither.
+func ParseURL(form, text string) (*url.URL, error) {
+	var u *url.URL
+	err := Row{Form: form}.decodeURL(&u, text)
+	return u, err
 }
 
 // decodeURL reads an http or https URL. The form origin allows no path and

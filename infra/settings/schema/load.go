@@ -66,11 +66,14 @@ type given struct {
 	items []item
 }
 
-// item is one value: a text, or the keys of a YAML mapping.
+// item is one value: a text, the keys of a YAML mapping, or, as one of those, a
+// list of texts.
 type item struct {
 	where  string
 	text   string
 	fields map[string]item
+	list   []item
+	isList bool
 }
 
 // Load fills the struct that target points to, which is of the type that the
@@ -162,6 +165,16 @@ func (l *Loaded) Err() error {
 		return nil
 	}
 	return l.problems
+}
+
+// ReadFile reads a file that a setting names. The error says what is wrong with
+// the setting, without the file's name.
+func (l *Loaded) ReadFile(name string) ([]byte, error) {
+	data, err := l.in.ReadFile(name)
+	if err != nil {
+		return nil, errors.New(fileProblem(err))
+	}
+	return data, nil
 }
 
 // Values returns every setting with its value and where that came from.
@@ -274,12 +287,8 @@ func (l *Loaded) setFields(r Row, v reflect.Value, it item) bool {
 		case !ok && f.Required:
 			l.Rejectf("%s: has no %s; add it", it.where, f.Name)
 		case !ok:
-		case value.fields != nil:
-			l.Rejectf("%s: is a mapping; write a plain value", value.where)
 		default:
-			if err := f.decode(v.FieldByIndex(f.field), value.text); err != nil {
-				l.Rejectf("%s: %v", value.where, err)
-			}
+			l.setField(f, v.FieldByIndex(f.field), value)
 		}
 	}
 	for _, name := range sortedKeys(it.fields) {
@@ -292,6 +301,36 @@ func (l *Loaded) setFields(r Row, v reflect.Value, it item) bool {
 		return false
 	}
 	return true
+}
+
+// setField fills a field of such a struct.
+func (l *Loaded) setField(f Row, v reflect.Value, it item) {
+	switch {
+	case it.isList && !f.List:
+		l.Rejectf("%s: is a list; write one value", it.where)
+		return
+	case f.List && !it.isList:
+		it.list = listItems(it.where, it.text)
+	case !f.List:
+		it.list = []item{it}
+	}
+	if len(it.list) == 0 {
+		l.Rejectf("%s: is empty; give at least one value, or leave it out", it.where)
+	}
+	for _, it := range it.list {
+		if f.List && it.text == "" {
+			l.Rejectf("%s: is empty; give a value", it.where)
+			continue
+		}
+		element := v
+		if f.List {
+			v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+			element = v.Index(v.Len() - 1)
+		}
+		if err := f.decode(element, it.text); err != nil {
+			l.Rejectf("%s: %v", it.where, err)
+		}
+	}
 }
 
 // orFromFile returns the value of a secret, which may be in a file instead.

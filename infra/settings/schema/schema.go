@@ -145,6 +145,18 @@ func (s *Schema) Defaults(target any) {
 	}
 }
 
+// Differing returns the names of the settings that two structs, to which a and b
+// point, do not have in common.
+func (s *Schema) Differing(a, b any) (names []string) {
+	va, vb := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
+	for _, r := range s.rows {
+		if r.field != nil && !reflect.DeepEqual(va.FieldByIndex(r.field).Interface(), vb.FieldByIndex(r.field).Interface()) {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
+
 // structRows reads the tags of a struct's fields, in order.
 func structRows(t reflect.Type, at []int) (rows []Row) {
 	for i := range t.NumField() {

@@ -253,13 +253,13 @@ func (l *Loaded) yamlItem(row Row, where string, value ast.Node, at func(ast.Nod
 		for _, entry := range mapping.Values {
 			key := entry.Key.GetToken().Value
 			place := fmt.Sprintf("%s of %s in %s", shownName(key), row.Name, at(entry.Key))
-			text, ok := scalar(entry.Value)
+			value, ok := yamlField(place, entry.Value)
 			if _, twice := it.fields[key]; twice {
 				l.refuse(row.Name, "%s: is given twice; keep one of them", place)
 			} else if !ok {
-				l.refuse(row.Name, "%s: is not a plain value; write a text, a number, true or false", place)
+				l.refuse(row.Name, "%s: is not a plain value; write a text, a number, true or false, or a list of such", place)
 			}
-			it.fields[key] = item{where: place, text: text}
+			it.fields[key] = value
 		}
 		return it, true
 	}
@@ -268,6 +268,28 @@ func (l *Loaded) yamlItem(row Row, where string, value ast.Node, at func(ast.Nod
 		l.refuse(row.Name, "%s: is not a plain value; write a text, a number, true or false, without anchors and tags", where)
 	}
 	return item{where: where, text: text}, ok
+}
+
+// yamlField reads the value of a key within a mapping: a plain value, or a list
+// of them.
+func yamlField(where string, value ast.Node) (item, bool) {
+	list, isList := value.(*ast.SequenceNode)
+	if !isList {
+		text, ok := scalar(value)
+		return item{where: where, text: text}, ok
+	}
+	it := item{where: where, isList: true}
+	for _, element := range list.Values {
+		text, ok := scalar(element)
+		if !ok {
+			return it, false
+		}
+		it.list = append(it.list, item{where: where, text: text})
+	}
+	if len(it.list) > 1 {
+		numberItems(it.list)
+	}
+	return it, true
 }
 
 // scalar returns the text of a plain value. A key without a value is empty.

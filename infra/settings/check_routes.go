@@ -1,0 +1,216 @@
+package settings
+
+import (
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+
+	"cloakroom/infra/settings/schema"
+	"cloakroom/infra/upstream"
+)
+
+// completeRoutes puts in what follows from elsewhere: the path of a route that
+// has a host alone, and what the files hold that are named.
+func completeRoutes(routes []Route, l *schema.Loaded) {
+	for i := range routes {
+		r, where := &routes[i], l.WhereItem("route", i)
+		if r.Prefix == "" && len(r.Hosts) > 0 {
+			r.Prefix = "/"
+		}
+		for j, host := range r.Hosts {
+			plain, ok := upstream.PlainHost(host)
+			if !ok || strings.HasSuffix(plain, ".") || strings.Contains(host, "]:") || !strings.Contains(host, "]") && strings.Contains(host, ":") {
+				l.Rejectf("%s: has a host that is none; write a name or an address, without a port, for example app.example", where)
+				continue
+			}
+			r.Hosts[j] = plain
+		}
+		if r.CAFile == "" {
+			continue
+		}
+		data, err := l.ReadFile(r.CAFile)
+		switch {
+		case err != nil:
+			l.Rejectf("%s: has a ca-file that %v", where, err)
+		case !x509.NewCertPool().AppendCertsFromPEM(data):
+			l.Rejectf("%s: has a ca-file without a certificate; give a file of PEM", where)
+		}
+		r.CA = string(data)
+	}
+}
+
+// healthPath is where health is told, beside everything under the prefix.
+const healthPath = "/health"
+
+// proxyMethods are those that a request can have.
+var proxyMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+func checkRoutes(s Settings, l *schema.Loaded) {
+	seen := map[string]string{}
+	for i, r := range s.Routes {
+		where := l.WhereItem("route", i)
+		reject := func(format string, args ...any) { l.Rejectf("%s: %s", where, fmt.Sprintf(format, args...)) }
+		if r.Prefix == "" {
+			reject("has neither prefix nor host; add one of them")
+			continue
+		}
+		before := ""
+		for _, host := range places(r) {
+			if first, twice := seen[host+r.Prefix]; twice && first != before {
+				reject("has the same path as %s%s, so that one of them never gets a request; keep one", first, forHost(host))
+				before = first
+			}
+			seen[host+r.Prefix] = where
+		}
+		for _, own := range []string{s.Prefix, healthPath} {
+			if own != "/" && under(r.Prefix, own) && l.Valid("prefix") {
+				reject("is below %s, which is Cloakroom's own; choose another path, or another prefix", own)
+			}
+		}
+		checkUpstreams(r, s, l, reject)
+		checkRules(r, reject)
+	}
+}
+
+// places are the hosts that a route is for, "" standing for any.
+func places(r Route) []string {
+	if len(r.Hosts) == 0 {
+		return []string{""}
+	}
+	return r.Hosts
+}
+
+func forHost(host string) string {
+	if host == "" {
+		return ""
+	}
+	return " for " + host
+}
+
+func checkUpstreams(r Route, s Settings, l *schema.Loaded, reject func(string, ...any)) {
+	first := r.Upstreams[0]
+	for i, u := range r.Upstreams {
+		if l.Valid("listen") && pointsAt(u.Target(), s.Listen) {
+			reject("leads back to Cloakroom itself; give the upstream's own address")
+		}
+		if slices.Contains(r.Upstreams[:i], u) {
+			reject("has the same upstream twice; keep one")
+		}
+		if u.Scheme != first.Scheme || u.Scheme != "unix" && u.Path != first.Path {
+			reject("has upstreams that differ in more than their addresses; give them one scheme and one path")
+			break
+		}
+	}
+	if r.StripPrefix && r.RewritePrefix != "" {
+		reject("has strip-prefix and rewrite-prefix; keep one of them")
+	}
+	if r.CAFile != "" && first.Scheme != "https" {
+		reject("has a ca-file, but its upstream is not https; take it out, or write https://")
+	}
+	if r.HealthPath != "" && len(r.Upstreams) == 1 {
+		reject("has a health-path, but no second upstream to turn to; take it out")
+	}
+	if r.HealthInterval > 0 && r.HealthPath == "" {
+		reject("has a health-interval without a health-path; add that")
+	}
+	if _, err := upstream.NewTable([]upstream.Route{{Prefix: r.Prefix, Target: first.Target(), Rewrite: r.RewritePrefix}}); err != nil {
+		reject("has a path with characters that mean something else in one; write it plainly")
+	}
+}
+
+func checkRules(r Route, reject func(string, ...any)) {
+	for i, m := range r.Methods {
+		switch {
+		case !slices.Contains(proxyMethods, m):
+			reject("has a method that cannot be; write some of %s", strings.Join(proxyMethods, ", "))
+		case slices.Contains(r.Methods[:i], m):
+			reject("has the method %s twice; keep one", m)
+		}
+	}
+	none := r.AuthMode() == AuthNone
+	if r.PassAuthorization && !none {
+		reject("has pass-authorization, but with auth: %s the upstream gets the device's token; take it out, or set auth to none", r.AuthMode())
+	}
+	if r.CSRFMode() == CSRFOff && !none {
+		reject("has csrf: off, so that any page could act for who is signed in; take it out, or set auth to none")
+	}
+	if len(r.Roles)+len(r.Scopes) > 0 && r.AuthMode() != AuthRequired {
+		reject("asks for a role or a scope, which needs auth: required")
+	}
+	if len(r.IdentityHeaders) > 0 && none {
+		reject("has an identity-header, but with auth: none nobody is known; take it out")
+	}
+	for i, h := range r.SetHeaders {
+		if slices.ContainsFunc(r.SetHeaders[:i], func(earlier Header) bool { return strings.EqualFold(earlier.Name, h.Name) }) {
+			reject("sets the header %s twice; keep one", h.Name)
+		}
+	}
+	for _, name := range r.HideHeaders {
+		if !upstream.MayHide(name) {
+			reject("has a hide-header that cannot be left out: one that says how to read the answer, or whose name is none")
+		}
+	}
+}
+
+// Overlap is a pair of routes of which one takes requests from the other. That is
+// how routes are meant to be, and worth a look all the same.
+type Overlap struct {
+	Text string
+	// Open says that the one that takes asks for less than the other.
+	Open bool
+}
+
+// Overlaps returns the overlaps of the routes, each with the nearest route around
+// it.
+func Overlaps(routes []Route) (list []Overlap) {
+	for i, r := range routes {
+		around := -1
+		for j, other := range routes {
+			if i != j && takesFrom(r, other) && (around < 0 || takesFrom(other, routes[around])) {
+				around = j
+			}
+		}
+		if around < 0 {
+			continue
+		}
+		from := routes[around]
+		text := fmt.Sprintf("route %s takes requests from %s", r.place(), from.place())
+		if len(r.Hosts) > 0 && len(from.Hosts) == 0 && len(from.Prefix) > len(r.Prefix) {
+			text += ", although that has the longer path: a host comes first"
+		}
+		open := openness(r) > openness(from)
+		if open {
+			text += fmt.Sprintf(", and asks for less: auth is %s there and %s here", from.AuthMode(), r.AuthMode())
+		}
+		list = append(list, Overlap{text, open})
+	}
+	return list
+}
+
+func openness(r Route) int {
+	switch r.AuthMode() {
+	case AuthNone:
+		return 2
+	case AuthOptional:
+		return 1
+	}
+	return 0
+}
+
+// takesFrom reports whether there is a request that r gets and that would be
+// other's without it.
+func takesFrom(r, other Route) bool {
+	byHost := len(r.Hosts) > 0 && len(other.Hosts) == 0
+	if !byHost {
+		common := len(r.Hosts) == len(other.Hosts) // both any, or
+		if len(r.Hosts) > 0 {
+			common = slices.ContainsFunc(r.Hosts, func(h string) bool { return slices.Contains(other.Hosts, h) })
+		}
+		return common && r.Prefix != other.Prefix && within(r.Prefix, other.Prefix)
+	}
+	return within(r.Prefix, other.Prefix) || within(other.Prefix, r.Prefix)
+}
+
+// within is under for a base that may be the root.
+func within(path, base string) bool { return base == "/" || under(path, base) }
