@@ -76,6 +76,8 @@ func answerTo(err error) answer {
 		a := answerToFiber(405)
 		a.allow = method.allow
 		return a
+	case errors.Is(err, errAllowedNow):
+		return answer{status: 503, code: "try_again", detail: "This was refused a moment ago and would be allowed now; try again.", retry: time.Second}
 	case errors.Is(err, domain.ErrNoTicket):
 		return answer{status: 401, code: "sign_in_required", detail: "Sign in first.", login: true}
 	case errors.Is(err, domain.ErrBadTicket):
@@ -159,7 +161,7 @@ func (h *handlers) Error(c *fiber.Ctx, err error) error {
 }
 
 func (h *handlers) write(c *fiber.Ctx, a answer) error {
-	page := wantsPage(c)
+	page := wantsPage(c) && !askedFor(c).bare
 	// What a handler had set for an answer of its own has no place here, but
 	// the request's id stays.
 	id := bytes.Clone(c.Response().Header.Peek(headerRequestID))
@@ -203,7 +205,8 @@ func (h *handlers) write(c *fiber.Ctx, a answer) error {
 // messageFor is the page of an error, with a way on where there is one.
 func (h *handlers) messageFor(c *fiber.Ctx, a answer, requestID string) web.MessagePage {
 	page := web.MessagePage{Prefix: h.Prefix, Status: a.status, Title: titleOf(a.status), Text: a.detail, Reference: requestID}
-	if again := safeReturn(string(c.Request().RequestURI()), ""); a.retry > 0 && c.Method() == fiber.MethodGet {
+	about := askedFor(c)
+	if again := safeReturn(about.target, ""); again != "" && a.retry > 0 && about.method == fiber.MethodGet {
 		page.Link, page.LinkText = again, "Try again"
 	}
 	return page
@@ -211,17 +214,25 @@ func (h *handlers) messageFor(c *fiber.Ctx, a answer, requestID string) web.Mess
 
 // sendToLogin answers a navigation that needs a sign-in.
 func (h *handlers) sendToLogin(c *fiber.Ctx) error {
-	target := string(c.Request().RequestURI())
-	if h.SameSiteStrict && c.Get("Sec-Fetch-Site") == "cross-site" && c.Method() == fiber.MethodGet {
+	about := askedFor(c)
+	if h.SameSiteStrict && c.Get("Sec-Fetch-Site") == "cross-site" && about.method == fiber.MethodGet {
 		// A link from another site brings no Strict cookie along. A page of
 		// ours that leads to the same address brings it.
-		c.Set("Refresh", "0; url="+safeReturn(target, "/"))
-		return h.render(c, fiber.StatusOK, func(w *bytes.Buffer) error {
+		c.Set("Refresh", "0; url="+safeReturn(about.target, "/"))
+		status := fiber.StatusOK
+		if about.proxy {
+			status = fiber.StatusUnauthorized // with 200 it would let the request pass
+		}
+		return h.render(c, status, func(w *bytes.Buffer) error {
 			return h.pages.Message(w, web.MessagePage{Prefix: h.Prefix, Title: "One moment", Text: "You are being taken on."})
 		})
 	}
 	login := h.Prefix + "/login"
-	if c.Method() == fiber.MethodGet && !h.isOwn(c.Path()) || c.Path() == h.Prefix+"/devices" {
+	if about.proxy {
+		login = h.PublicOrigin + login // Traefik would take a path for one of ours
+	}
+	path, _, _ := strings.Cut(about.target, "?")
+	if target := safeReturn(about.target, ""); target != "" && (about.method == fiber.MethodGet && !h.isOwn(path) || path == h.Prefix+"/devices") {
 		login += "?return_to=" + url.QueryEscape(target)
 	}
 	return c.Redirect(login, fiber.StatusSeeOther)

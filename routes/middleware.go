@@ -152,12 +152,11 @@ func (h *handlers) checkOrigin(c *fiber.Ctx) error {
 // section 9.2.1) and does not ask to switch protocols. What a page of somebody
 // else's asks of a WebSocket it could read as well, because no browser holds it to
 // CORS.
-func changesNothing(c *fiber.Ctx) bool {
-	switch c.Method() {
-	case fiber.MethodGet, fiber.MethodHead, fiber.MethodOptions:
-		return upgradeOf(c) == ""
-	}
-	return false
+func changesNothing(c *fiber.Ctx) bool { return safeMethod(c.Method()) && upgradeOf(c) == "" }
+
+// safeMethod is false for what is not known, too.
+func safeMethod(method string) bool {
+	return method == fiber.MethodGet || method == fiber.MethodHead || method == fiber.MethodOptions
 }
 
 // fromOurs refuses a request that does not prove that it does not come from

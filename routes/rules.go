@@ -111,18 +111,30 @@ func (i Identity) appendTo(header []upstream.Field, who domain.Record) []upstrea
 	if i&IdentityUser != 0 {
 		add("X-Forwarded-User", fieldText(who.Owner.Subject))
 	}
-	if i&IdentityEmail != 0 && who.EmailVerified {
-		// Whoever goes by addresses must not be told one that somebody has only typed.
-		add("X-Forwarded-Email", fieldText(who.Email))
+	if i&IdentityEmail != 0 {
+		add("X-Forwarded-Email", emailText(who))
 	}
 	if i&IdentityGroups != 0 {
-		groups := make([]string, len(who.Roles))
-		for i, role := range who.Roles {
-			groups[i] = fieldText(role)
-		}
-		add("X-Forwarded-Groups", strings.Join(groups, ","))
+		add("X-Forwarded-Groups", groupsText(who))
 	}
 	return header
+}
+
+// emailText is "" unless the address is verified: whoever goes by addresses must
+// not be told one that somebody has only typed.
+func emailText(who domain.Record) string {
+	if !who.EmailVerified {
+		return ""
+	}
+	return fieldText(who.Email)
+}
+
+func groupsText(who domain.Record) string {
+	groups := make([]string, len(who.Roles))
+	for i, role := range who.Roles {
+		groups[i] = fieldText(role)
+	}
+	return strings.Join(groups, ",")
 }
 
 // fieldText makes a header's value of a name that somebody else has chosen. What

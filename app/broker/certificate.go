@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"cloakroom/infra/certificate"
@@ -43,23 +41,13 @@ func openCertificate(s settings.Settings, log *slog.Logger) (*certificate.Pair, 
 	return pair, err
 }
 
-// keepCertificate takes up what is new in the certificate's files until ctx
-// ends: on SIGHUP at once, otherwise when it looks at them next.
-func keepCertificate(ctx context.Context, pair *certificate.Pair, log *slog.Logger) {
-	hangUps := make(chan os.Signal, 1)
-	signal.Notify(hangUps, syscall.SIGHUP)
-	defer signal.Stop(hangUps)
-	watching := make(chan struct{})
-	go func() { defer close(watching); pair.Watch(ctx, lookAtCertificate) }()
-	defer func() { <-watching }()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hangUps:
-		}
-		if err := pair.Reload(); err != nil {
-			log.ErrorContext(ctx, "the new certificate cannot be used; the old one stays", "problem", err)
-		}
+// reloadCertificate looks at the certificate's files at once. pair is nil if TLS
+// is not ours to end.
+func reloadCertificate(ctx context.Context, pair *certificate.Pair, log *slog.Logger) {
+	if pair == nil {
+		return
+	}
+	if err := pair.Reload(); err != nil {
+		log.ErrorContext(ctx, "the new certificate cannot be used; the old one stays", "problem", err)
 	}
 }

@@ -140,6 +140,8 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 	}
 	tellOverlaps(ctx, s.Routes, log)
 	h := routes.New(b, pages, table, surface(s, log, m))
+	now := inForce{settings: s, engines: engines, surface: h, log: log}
+	defer func() { now.engines.closeBut(nil) }()
 	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, TrustedProxies: s.TrustedProxies, Logger: log})
 	h.Mount(app)
 	listening, stopListening := context.WithCancel(context.WithoutCancel(ctx))
@@ -149,23 +151,26 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 	defer func() { stopListening(); running.Wait() }()
 
 	if cert != nil {
-		running.Go(func() { keepCertificate(listening, cert, log) })
+		running.Go(func() { cert.Watch(listening, lookAtCertificate) })
 		l = tls.NewListener(l, cert.TLS())
 	}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
 	log.InfoContext(ctx, "broker listens", "address", l.Addr().String(), "store", s.Store.Kind)
+	stopCheck, err := serveCheck(ctx, s, log, h, failed)
+	if err != nil {
+		return errors.Join(err, app.Shutdown())
+	}
 	if s.Store.Kind == settings.SQLite || s.Store.Kind == settings.Memory {
 		log.InfoContext(ctx, "this store serves one host; replicas on several need Redis or MongoDB")
 	}
 
-	now := inForce{settings: s, engines: engines, surface: h, log: log}
-	defer func() { now.engines.closeBut(nil) }()
 	for ctx.Err() == nil {
 		select {
 		case err := <-failed:
 			return fmt.Errorf("serve: %w", err)
 		case <-again.When:
+			reloadCertificate(ctx, cert, log)
 			now.reload(ctx, again.Load)
 		case <-ctx.Done():
 		}
@@ -180,7 +185,27 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 	if err := <-stopped; err != nil {
 		log.WarnContext(ctx, "some requests were cut off", "error", err)
 	}
+	if err := stopCheck(grace); err != nil {
+		log.WarnContext(ctx, "some checks of forward-auth were cut off", "error", err)
+	}
 	return nil
+}
+
+// serveCheck serves forward-auth on its own listener, if the settings name one,
+// until stop is called. An end that nobody asked for goes to failed.
+func serveCheck(ctx context.Context, s settings.Settings, log *slog.Logger, h *routes.Handlers, failed chan<- error) (stop func(context.Context) error, err error) {
+	if s.ForwardAuthListen == "" {
+		return func(context.Context) error { return nil }, nil
+	}
+	l, err := Listen(s.ForwardAuthListen)
+	if err != nil {
+		return nil, fmt.Errorf("%w (the setting forward-auth-listen)", err)
+	}
+	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, TrustedProxies: s.TrustedProxies, Logger: log})
+	h.MountCheck(app)
+	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
+	log.InfoContext(ctx, "forward-auth listens", "address", l.Addr().String())
+	return app.ShutdownWithContext, nil
 }
 
 // resubscribeAfter is the pause before a subscription that failed is made anew.

@@ -11,6 +11,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ type stack struct {
 	upstream *httptest.Server
 	settings settings.Settings
 	said     *said
+	hangUps  chan os.Signal // for one of the replicas: read the settings again
 
 	url  string
 	stop func() error // ends the broker and returns what Serve returned
@@ -66,7 +68,7 @@ func (s *said) String() string {
 // newStack starts all three. change may be nil.
 func newStack(t *testing.T, change func(*settings.Settings)) *stack {
 	t.Helper()
-	s := &stack{T: t, auth: authapitest.New(t), said: &said{}}
+	s := &stack{T: t, auth: authapitest.New(t), said: &said{}, hangUps: make(chan os.Signal)}
 	s.auth.AddAccount(email, password)
 	s.upstream = httptest.NewServer(http.HandlerFunc(s.serveUpstream))
 	t.Cleanup(s.upstream.Close)
@@ -123,7 +125,8 @@ func (s *stack) replica() (url string, stop func() error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- broker.Serve(ctx, l, s.settings, logging.New(s.said, false, -8)) }()
+	again := broker.Reload{When: s.hangUps, Load: func() (settings.Settings, error) { return s.settings, nil }}
+	go func() { ended <- broker.ServeReloading(ctx, l, s.settings, again, logging.New(s.said, false, -8)) }()
 	var once sync.Once
 	var result error
 	stop = func() error {

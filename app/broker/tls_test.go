@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/signal"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -231,10 +229,6 @@ func TestBrokenAnswerOverTLSHasNoFarewell(t *testing.T) {
 // TestCertificateIsRenewedUnderTraffic renews the certificate again and again
 // while requests come on new connections and old ones. None of them fails.
 func TestCertificateIsRenewedUnderTraffic(t *testing.T) {
-	hangUps := make(chan os.Signal, 1) // so that an early signal does not end the test
-	signal.Notify(hangUps, syscall.SIGHUP)
-	defer signal.Stop(hangUps)
-
 	s := newTLSStack(t, nil)
 	b := s.browser()
 	b.signIn(email)
@@ -273,22 +267,16 @@ func TestCertificateIsRenewedUnderTraffic(t *testing.T) {
 		before, served := s.serial(), requests.Load()
 		cert, key := s.authority.Fresh(t)
 		s.files.Write(t, cert, key)
-		for until := time.Now().Add(10 * time.Second); s.serial() == before || requests.Load() < served+20; {
-			if time.Now().After(until) {
-				t.Fatal("the new certificate is not in use within 10 s of SIGHUP")
-			}
-			_ = syscall.Kill(os.Getpid(), syscall.SIGHUP)
-		}
+		s.hangUps <- syscall.SIGHUP
+		eventually(t, "the new certificate is in use", func() bool { return s.serial() != before && requests.Load() >= served+20 })
 	}
 	// A broken one changes nothing and is told at once.
 	before := s.serial()
 	s.files.Write(t, []byte("broken"), []byte("broken"))
-	for until := time.Now().Add(10 * time.Second); !strings.Contains(s.said.String(), "the new certificate cannot be used; the old one stays"); {
-		if time.Now().After(until) {
-			t.Fatal("the log says nothing of a broken certificate within 10 s of SIGHUP")
-		}
-		_ = syscall.Kill(os.Getpid(), syscall.SIGHUP)
-	}
+	s.hangUps <- syscall.SIGHUP
+	eventually(t, "the log tells of a broken certificate", func() bool {
+		return strings.Contains(s.said.String(), "the new certificate cannot be used; the old one stays")
+	})
 	if s.serial() != before {
 		t.Error("a broken certificate is in use")
 	}

@@ -19,6 +19,7 @@ import (
 func check(s Settings, l *schema.Loaded) {
 	checkAddress(s, l)
 	checkTLS(s, l)
+	checkForwardAuth(s, l)
 	checkRoutes(s, l)
 	checkSealKeys(s, l)
 	checkAuthServer(s, l)
@@ -92,6 +93,22 @@ func checkTLS(s Settings, l *schema.Loaded) {
 	}
 	if l.Valid("public-url") && (s.PublicURL == nil || s.PublicURL.Scheme != "https") {
 		l.Rejectf("%s: makes browsers come over https; give the https URL that they open as public-url, for example https://localhost:8443", l.Where("tls-cert"))
+	}
+}
+
+func checkForwardAuth(s Settings, l *schema.Loaded) {
+	if s.ForwardAuthListen == "" || !l.Valid("forward-auth-listen") {
+		return
+	}
+	where := l.Where("forward-auth-listen")
+	if s.PublicURL == nil && l.Valid("public-url") {
+		l.Rejectf("%s: needs the URL that people open in the proxy that asks; give it as public-url", where)
+	}
+	if len(s.TrustedProxies) == 0 && l.Valid("trusted-proxy") {
+		l.Rejectf("%s: answers the proxies of trusted-proxy alone, and there are none; give their addresses", where)
+	}
+	if l.Valid("listen") && sameAddress(s.ForwardAuthListen, s.Listen) {
+		l.Rejectf("%s: is the address of %s, which browsers reach; give another one", where, l.Where("listen"))
 	}
 }
 
@@ -201,6 +218,19 @@ func loopbackAddress(listen string) bool {
 	return err == nil && loopback(strings.ToLower(host))
 }
 
+// sameAddress reports whether two listeners would want the same port of one
+// address.
+func sameAddress(a, b string) bool {
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	return portA == portB && portA != "0" && (hostA == hostB || everyAddress(hostA) || everyAddress(hostB))
+}
+
+func everyAddress(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "" || err == nil && addr.IsUnspecified()
+}
+
 // pointsAt reports whether a URL leads to the address that is listened on, as
 // far as that can be told without asking for names.
 func pointsAt(u *url.URL, listen string) bool {
@@ -212,8 +242,7 @@ func pointsAt(u *url.URL, listen string) bool {
 	if err != nil || cmp.Or(u.Port(), usual) != port {
 		return false
 	}
-	addr, err := netip.ParseAddr(host)
-	everywhere := host == "" || err == nil && addr.IsUnspecified()
+	everywhere := everyAddress(host)
 	byName := host == "localhost" || u.Hostname() == "localhost"
 	return u.Hostname() == host || loopback(u.Hostname()) && (everywhere || byName && loopback(host))
 }

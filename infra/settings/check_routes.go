@@ -47,6 +47,9 @@ const healthPath = "/health"
 var proxyMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 func checkRoutes(s Settings, l *schema.Loaded) {
+	if len(s.Routes) == 0 && s.ForwardAuthListen == "" && l.Valid("route", "forward-auth-listen") {
+		l.Rejectf("route: is missing; %s", l.Remedy("route"))
+	}
 	seen := map[string]string{}
 	for i, r := range s.Routes {
 		where := l.WhereItem("route", i)
@@ -91,7 +94,7 @@ func forHost(host string) string {
 func checkUpstreams(r Route, s Settings, l *schema.Loaded, reject func(string, ...any)) {
 	first := r.Upstreams[0]
 	for i, u := range r.Upstreams {
-		if l.Valid("listen") && pointsAt(u.Target(), s.Listen) {
+		if l.Valid("listen") && pointsAt(u.Target(), s.Listen) || l.Valid("forward-auth-listen") && pointsAt(u.Target(), s.ForwardAuthListen) {
 			reject("leads back to Cloakroom itself; give the upstream's own address")
 		}
 		if slices.Contains(r.Upstreams[:i], u) {

@@ -37,8 +37,12 @@ type Settings struct {
 	// TrustedProxies are the peers whose X-Forwarded-* headers count.
 	TrustedProxies []netip.Prefix `name:"trusted-proxy" group:"Address" example:"10.0.0.0/8" help:"Addresses of the proxies in front, whose X-Forwarded headers are believed. A list of addresses and ranges."`
 
-	// Routes is what is proxied where; there is at least one.
-	Routes []Route `name:"route" group:"Routes" required:"" placeholder:"/PATH=URL" example:"/api=http://127.0.0.1:9000" help:"What is proxied where, the longest path first. A list; append ;strip-prefix to take the path off, ;host=NAME for one host alone, ;auth=optional or ;auth=none. In YAML, objects with these and many more options, see docs/routes.md."`
+	// ForwardAuthListen is host:port; "" for no forward-auth.
+	ForwardAuthListen string `name:"forward-auth-listen" group:"Address" form:"address" placeholder:"HOST:PORT" example:"127.0.0.1:8081" help:"Second address, where proxies of trusted-proxy ask whether requests may pass, and get tokens: see docs/forward-auth.md. No browser may be able to reach it. Without it there is no forward-auth."`
+
+	// Routes is what is proxied where; there is at least one, or else
+	// ForwardAuthListen.
+	Routes []Route `name:"route" group:"Routes" placeholder:"/PATH=URL" example:"/api=http://127.0.0.1:9000" help:"What is proxied where, the longest path first. Required unless there is forward-auth-listen. A list; append ;strip-prefix to take the path off, ;host=NAME for one host alone, ;auth=optional or ;auth=none. In YAML, objects with these and many more options, see docs/routes.md."`
 	// UpstreamHeaderTimeout bounds the wait for an upstream's first byte.
 	UpstreamHeaderTimeout time.Duration `name:"upstream-header-timeout" group:"Routes" default:"30s" help:"How long an upstream may take until its answer begins, if its route does not say it. 0: as long as it likes."`
 

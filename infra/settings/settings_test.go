@@ -277,13 +277,17 @@ func TestRefused(t *testing.T) {
 		{"TLS under a plain public URL", []string{"TLS_CERT=c.pem", "TLS_KEY=k.pem", "PUBLIC_URL=http://localhost:8080"}, "CLOAKROOM_TLS_CERT: makes browsers come over https; give"},
 		{"no such header", []string{"HSTS=forever"}, "CLOAKROOM_HSTS: is no such header; write"},
 		{"a header too many", []string{"HSTS=max-age=1\r\nX: y"}, "CLOAKROOM_HSTS: is no such header; write"},
+		{"forward-auth without a public URL", []string{"FORWARD_AUTH_LISTEN=127.0.0.1:8081", "TRUSTED_PROXY=127.0.0.1"}, "CLOAKROOM_FORWARD_AUTH_LISTEN: needs the URL"},
+		{"forward-auth for nobody", []string{"FORWARD_AUTH_LISTEN=127.0.0.1:8081", "PUBLIC_URL=https://app.example"}, "CLOAKROOM_FORWARD_AUTH_LISTEN: answers the proxies of trusted-proxy alone"},
+		{"forward-auth where browsers come", []string{"FORWARD_AUTH_LISTEN=:8080", "PUBLIC_URL=https://app.example", "TRUSTED_PROXY=127.0.0.1"}, "CLOAKROOM_FORWARD_AUTH_LISTEN: is the address of listen"},
+		{"a route to forward-auth", []string{"FORWARD_AUTH_LISTEN=127.0.0.1:8081", "PUBLIC_URL=https://app.example", "TRUSTED_PROXY=127.0.0.1", "ROUTE=/a=http://localhost:8081"}, "CLOAKROOM_ROUTE: leads back to Cloakroom"},
 		{"everybody trusted", []string{"TRUSTED_PROXY=0.0.0.0/0"}, "CLOAKROOM_TRUSTED_PROXY: trusts everybody"},
 		{"a range with address bits", []string{"TRUSTED_PROXY=10.1.2.3/8"}, "CLOAKROOM_TRUSTED_PROXY: has address bits"},
 		{"all paths ours", []string{"PREFIX=/"}, "CLOAKROOM_PREFIX: leaves no path"},
 		{"our path with a slash at its end", []string{"PREFIX=/auth/"}, "CLOAKROOM_PREFIX: is not a plain path"},
 		{"our path below health", []string{"PREFIX=/health/auth"}, "CLOAKROOM_PREFIX: is below /health"},
 
-		{"no route", []string{"ROUTE="}, "CLOAKROOM_ROUTE: is empty"},
+		{"no route", []string{"ROUTE="}, "route: is missing; set --route"},
 		{"a route under our path", []string{"ROUTE=/auth/x=http://127.0.0.1:9000"}, "CLOAKROOM_ROUTE: is below /auth"},
 		{"a route to our path elsewhere", []string{"PREFIX=/own", "ROUTE=/own=http://127.0.0.1:9000"}, "CLOAKROOM_ROUTE: is below /own"},
 		{"a route for health", []string{"ROUTE=/health=http://127.0.0.1:9000"}, "CLOAKROOM_ROUTE: is below /health"},
@@ -329,6 +333,13 @@ func TestRefused(t *testing.T) {
 		} else if _, remedy, _ := strings.Cut(problems[0], "; "); remedy == "" {
 			t.Errorf("%s: no remedy in %q", tt.name, problems[0])
 		}
+	}
+}
+
+func TestForwardAuthNeedsNoRoute(t *testing.T) {
+	w := world{env: append([]string{"CLOAKROOM_ROUTE=", "CLOAKROOM_FORWARD_AUTH_LISTEN=127.0.0.1:8081", "CLOAKROOM_PUBLIC_URL=https://app.example", "CLOAKROOM_TRUSTED_PROXY=127.0.0.1"}, enough()...)}
+	if s, _, problems := w.load(t); problems != nil || len(s.Routes) != 0 {
+		t.Errorf("%d routes, problems %v", len(s.Routes), problems)
 	}
 }
 
