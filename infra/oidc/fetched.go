@@ -21,7 +21,8 @@ const (
 // fetched is a document that is fetched when it is first needed and kept. One
 // fetch runs at a time, apart from whoever began it; all who wait have its
 // result, and each leaves with its own context. After a failure the old document
-// serves on, whatever its age, and the next try waits, longer each time.
+// serves on, whatever its age, the next try waits, longer each time, and nobody
+// waits for it.
 type fetched[T any] struct {
 	fetch   func(context.Context) (T, error)
 	now     func() time.Time
@@ -44,7 +45,11 @@ func (f *fetched[T]) get(ctx context.Context) (T, error) {
 		defer f.mu.Unlock()
 		return f.value, nil
 	}
-	return f.wait(ctx, f.join())
+	flight := f.join()
+	if f.have && f.failures > 0 {
+		flight = nil
+	}
+	return f.wait(ctx, flight)
 }
 
 // renew returns a document that may be newer than the one that came at at,

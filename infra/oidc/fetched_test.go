@@ -88,13 +88,20 @@ func TestFetchedIsRenewedWithPauses(t *testing.T) {
 		time.Sleep(firstBackoff)
 		want("the pause is longer now", 2, 4)
 		time.Sleep(maxAge)
-		if v, err := f.get(t.Context()); v != 2 || err != nil || count.Load() != 5 {
-			t.Errorf("an old one for want of a new: %d, %v, %d fetches", v, err, count.Load())
+		start := time.Now()
+		if v, err := f.get(t.Context()); v != 2 || err != nil || time.Since(start) != 0 {
+			t.Errorf("an old one for want of a new: %d, %v after %v", v, err, time.Since(start))
 		}
 		fail.Store(false)
-		time.Sleep(lastBackoff)
-		if v, err := f.get(t.Context()); v != 6 || err != nil {
-			t.Errorf("a new one at last: %d, %v", v, err)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if v, err := f.get(t.Context()); v != 5 || err != nil || count.Load() != 5 {
+			t.Errorf("a new one, fetched behind: %d, %v, %d fetches", v, err, count.Load())
+		}
+		time.Sleep(maxAge)
+		start = time.Now()
+		if v, err := f.get(t.Context()); v != 6 || err != nil || time.Since(start) != 10*time.Second {
+			t.Errorf("an old one is not used before a new one was asked for: %d, %v after %v", v, err, time.Since(start))
 		}
 	})
 }

@@ -22,7 +22,7 @@ type LogoutRequest struct {
 
 // LogoutURL returns the address at the provider that signs the person out
 // there, or nothing if the provider has none. It fails while the provider's
-// metadata cannot be had, and never asks for it anew for longer than that.
+// metadata cannot be had, which it may wait for; signing out here should not.
 //
 // With an IDToken the address holds it, as the standard has it: it goes into a
 // redirect and nowhere else.

@@ -388,25 +388,6 @@ func TestAuthorizationRequest(t *testing.T) {
 	}
 }
 
-// TestGoogleIsAskedForARefreshToken: known by the issuer, with or without the
-// preset.
-func TestGoogleIsAskedForARefreshToken(t *testing.T) {
-	preset, ok := oidc.Preset("google")
-	if !ok || preset.Issuer != "https://accounts.google.com" {
-		t.Fatalf("Preset = %+v, %v", preset, ok)
-	}
-	for _, name := range oidc.Presets() {
-		c, ok := oidc.Preset(name)
-		if c.Issuer == "" {
-			c.Issuer = "https://idp.example"
-		}
-		c.Name, c.ClientID, c.ClientSecret = name, "c", domain.NewSecret("s")
-		if _, err := oidc.New(c); err != nil || !ok {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 func TestMaxAge(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(map[string]any)
