@@ -239,3 +239,23 @@ func TestNoncesAreBounded(t *testing.T) {
 		t.Error("a huge nonce is kept")
 	}
 }
+
+// BenchmarkProof is what DPoP costs a request to an upstream: the key is read
+// and a proof signed.
+func BenchmarkProof(b *testing.B) {
+	text, err := dpop.NewKey()
+	if err != nil {
+		b.Fatal(err)
+	}
+	u, _ := url.Parse("https://api.example/items")
+	use := dpop.Use{Method: "GET", URL: u, Access: domain.NewSecret(strings.Repeat("a", 1000)), Nonce: "n"}
+	for b.Loop() {
+		key, err := dpop.ParseKey(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := key.Proof(use, time.Now(), rand.Reader); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

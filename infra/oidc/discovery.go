@@ -83,12 +83,12 @@ func (d documents) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, &badDocument{status: resp.StatusCode, retry: resp.Header.Get("Retry-After")}
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument)) // an object that is cut off is none
 	if err != nil {
 		return nil, err
 	}
 	var object map[string]json.RawMessage
-	if len(body) > maxDocument || json.Unmarshal(body, &object) != nil || object == nil {
+	if json.Unmarshal(body, &object) != nil || object == nil {
 		return nil, &badDocument{status: resp.StatusCode}
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))

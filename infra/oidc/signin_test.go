@@ -191,9 +191,13 @@ func TestR2_TransactionIsFreshAndBound(t *testing.T) {
 		"the broker's own mistake": {other, url.Values{"error": {"invalid_scope"}, "state": {other.State}, "iss": {s.URL}}, domain.SignInRefused},
 		"an error of no standard":  {other, url.Values{"error": {"<script>"}, "state": {other.State}, "iss": {s.URL}}, domain.SignInRefused},
 	} {
+		before := len(s.Requests(oidctest.TokenPath))
 		_, err := finish(t, p, c.back, c.tx)
 		if got := reason(err); got != c.want {
 			t.Errorf("%s: %v, want the reason %q", name, err, c.want)
+		}
+		if asked := len(s.Requests(oidctest.TokenPath)) - before; asked != 0 && name != "another's code verifier" {
+			t.Errorf("%s: a code was handed over all the same", name)
 		}
 		if err != nil && strings.Contains(err.Error(), "<script>") {
 			t.Errorf("%s: the error repeats the answer: %v", name, err)
@@ -258,11 +262,18 @@ func TestR5_AnswerOfAnotherProvider(t *testing.T) {
 	}
 
 	one, two := oidctest.New(t), oidctest.New(t)
+	two.Document(func(d map[string]any) { d["authorization_response_iss_parameter_supported"] = false })
 	first := provider(t, one, func(c *oidc.Config) { c.Name = "one" })
 	second := provider(t, two, func(c *oidc.Config) { c.Name = "two" })
 	back, tx := begin(t, one, first, domain.AuthRequest{})
 	if _, err := finish(t, second, without(back, "iss"), tx); reason(err) != domain.SignInMismatch {
 		t.Errorf("an answer to one provider's transaction at another's callback: %v", err)
+	}
+	if n := len(two.Requests(oidctest.TokenPath)); n != 0 {
+		t.Error("one provider's code was handed to another")
+	}
+	if _, err := oidc.ParseCallback(url.Values{"code": {"c"}, "state": {"s"}, "iss": {one.URL, two.URL}}); reason(err) != domain.SignInMismatch {
+		t.Errorf("an answer of two providers: %v", err)
 	}
 }
 

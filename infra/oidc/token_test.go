@@ -189,6 +189,7 @@ func TestRevoke(t *testing.T) {
 		"a kind it leaves alone": {400, `{"error":"unsupported_token_type"}`, domain.ErrInvalidGrant},
 		"Google's dead token":    {400, `{"error":"invalid_token"}`, domain.ErrInvalidGrant},
 		"the broker is refused":  {401, `{"error":"invalid_client"}`, domain.ErrAuthMisconfigured},
+		"far too long":           {400, `{"x":"` + strings.Repeat("x", 2<<20) + `"}`, domain.ErrAuthUnavailable},
 		"busy":                   {503, "", domain.ErrAuthUnavailable},
 	} {
 		s.Handle(oidctest.RevokePath, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(c.status); fmt.Fprint(w, c.code) })

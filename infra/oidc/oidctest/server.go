@@ -28,6 +28,7 @@ import (
 // Where Server listens, below URL.
 const (
 	DiscoveryPath  = "/.well-known/openid-configuration"
+	AuthorizePath  = "/authorize" // sends the browser straight back, signed in
 	KeysPath       = "/keys"
 	TokenPath      = "/token"
 	UserInfoPath   = "/userinfo"
@@ -220,6 +221,10 @@ func (s *Server) Authorize(t testing.TB, address string) url.Values {
 	if !slices.Contains(strings.Fields(q.Get("scope")), "openid") {
 		t.Errorf("the authorization request asks for the scopes %q", q.Get("scope"))
 	}
+	return s.approve(q)
+}
+
+func (s *Server) approve(q url.Values) url.Values {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serial++
@@ -240,6 +245,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		handler(w, r)
 	case r.URL.Path == DiscoveryPath:
 		s.discovery(w)
+	case r.URL.Path == AuthorizePath:
+		back := s.approve(r.URL.Query())
+		http.Redirect(w, r, r.Form.Get("redirect_uri")+"?"+back.Encode(), http.StatusFound)
 	case r.URL.Path == KeysPath:
 		s.jwks(w)
 	case r.URL.Path == TokenPath:
@@ -263,7 +271,7 @@ func Reply(w http.ResponseWriter, status int, body any) {
 func (s *Server) discovery(w http.ResponseWriter) {
 	document := map[string]any{
 		"issuer":                 s.URL,
-		"authorization_endpoint": s.URL + "/authorize",
+		"authorization_endpoint": s.URL + AuthorizePath,
 		"token_endpoint":         s.URL + TokenPath,
 		"jwks_uri":               s.URL + KeysPath,
 		"userinfo_endpoint":      s.URL + UserInfoPath,
