@@ -29,7 +29,7 @@ func NewDeviceID(random io.Reader) (DeviceID, error) {
 // case. Other spellings of a UUID are refused, so that an id has one text.
 func ParseDeviceID(text string) (DeviceID, error) {
 	id, err := uuid.Parse(text)
-	if err != nil || id.String() != text {
+	if err != nil || len(text) != deviceIDLength || strings.ContainsAny(text, "ABCDEF") {
 		return DeviceID{}, errors.New("not a device id")
 	}
 	return DeviceID(id), nil
@@ -47,9 +47,13 @@ func (id DeviceID) IsZero() bool { return id == DeviceID{} }
 // guessing, so that a plain hash is enough to keep it.
 const ticketSecretBytes = 32
 
-// ticketLength is the length of every ticket's text: 36 of the device id, a
-// dot, 43 of the secret in unpadded base64url.
-const ticketLength = 36 + 1 + 43
+// The lengths of texts: a ticket's is that of the device id, a dot, and the
+// secret in unpadded base64url.
+const (
+	deviceIDLength     = 36
+	ticketSecretLength = 43
+	ticketLength       = deviceIDLength + 1 + ticketSecretLength
+)
 
 var ticketEncoding = base64.RawURLEncoding.Strict()
 
@@ -82,11 +86,15 @@ func ParseTicket(text string) (Ticket, error) {
 	if err != nil {
 		return Ticket{}, errNotATicket
 	}
-	raw, err := ticketEncoding.DecodeString(secret)
-	if err != nil || len(raw) != ticketSecretBytes {
+	var encoded [ticketSecretLength]byte // every request comes this way; this one stays on the stack
+	var raw [ticketSecretBytes]byte
+	if copy(encoded[:], secret) != len(encoded) {
 		return Ticket{}, errNotATicket
 	}
-	return Ticket{DeviceID: device, secret: NewSecret(string(raw))}, nil
+	if n, err := ticketEncoding.Decode(raw[:], encoded[:]); err != nil || n != len(raw) {
+		return Ticket{}, errNotATicket
+	}
+	return Ticket{DeviceID: device, secret: NewSecret(string(raw[:]))}, nil
 }
 
 // Reveal returns the text for the cookie.

@@ -67,9 +67,11 @@ func splitCookies(header, name string) (ticket, rest string, err error) {
 		kept.WriteString(pair)
 	}
 	rest = kept.String()
-	if _, err := domain.ParseTicket(ticket); err == nil && strings.Contains(rest, ticket) {
-		// Some other cookie's value repeats the ticket; it must not get out.
-		return "", "", errTwoTickets
+	if strings.Contains(rest, ticket) {
+		if _, err := domain.ParseTicket(ticket); err == nil {
+			// Some other cookie's value repeats the ticket; it must not get out.
+			return "", "", errTwoTickets
+		}
 	}
 	return ticket, rest, nil
 }

@@ -210,7 +210,7 @@ type exchange struct {
 func (h *handlers) newExchange(c *fiber.Ctx, v usecase.Visit) *exchange {
 	x := &exchange{conn: c.Context().Conn(), live: &h.underway}
 	x.client, x.leave = context.WithCancelCause(c.UserContext())
-	x.ctx, x.cancel = context.WithCancelCause(x.client)
+	x.ctx, x.cancel = context.WithCancelCause(c.UserContext()) // hangUp ends both: cheaper than a child
 	if guard, ok := httpguard.Of(x.conn); ok {
 		x.guard = guard
 		if !guard.OnGone(x.hangUp) {
@@ -224,7 +224,10 @@ func (h *handlers) newExchange(c *fiber.Ctx, v usecase.Visit) *exchange {
 	return x
 }
 
-func (x *exchange) hangUp() { x.leave(errClientGone) }
+func (x *exchange) hangUp() {
+	x.leave(errClientGone)
+	x.cancel(errClientGone)
+}
 
 // cut stops what is under way.
 func (x *exchange) cut(why error) { x.cancel(why) }

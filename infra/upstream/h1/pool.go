@@ -15,6 +15,9 @@ type conn struct {
 	raw  syscall.RawConn // nil if there is no socket to look at
 	host string          // of the target, by which the pool knows it
 
+	peek   func(fd uintptr) // for quiet
+	peeked error
+
 	used  bool      // for a request before this one
 	since time.Time // when it became idle
 }
@@ -23,6 +26,7 @@ func newConn(nc net.Conn, host string) *conn {
 	c := &conn{Conn: nc, host: host}
 	if s, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = s.SyscallConn()
+		c.peek = newPeek(c)
 	}
 	return c
 }

@@ -7,17 +7,22 @@ import "golang.org/x/sys/unix"
 // quiet reports whether the connection is open and has nothing to read. It
 // does not wait.
 func (c *conn) quiet() bool {
-	var peeked error
 	// Control and not Read: that one fails when the last answer's deadline has
 	// passed meanwhile.
-	err := c.raw.Control(func(fd uintptr) {
-		var b [1]byte
+	err := c.raw.Control(c.peek)
+	return err == nil && (c.peeked == unix.EAGAIN || c.peeked == unix.EWOULDBLOCK)
+}
+
+// newPeek returns what quiet does with the socket. It is made once for each
+// connection, because it is called for each request.
+func newPeek(c *conn) func(fd uintptr) {
+	var b [1]byte
+	return func(fd uintptr) {
 		for {
-			_, _, peeked = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			if peeked != unix.EINTR {
+			_, _, c.peeked = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			if c.peeked != unix.EINTR {
 				return
 			}
 		}
-	})
-	return err == nil && (peeked == unix.EAGAIN || peeked == unix.EWOULDBLOCK)
+	}
 }
