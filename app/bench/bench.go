@@ -18,16 +18,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
-// Config is how a benchmark is run. Every field but Profiles is needed.
+// Config is how a benchmark is run. Every field but Profiles and Redis is needed.
 type Config struct {
 	Connections int           // open at once to the server whose turn it is
 	Rounds      int           // turns of each server
 	Duration    time.Duration // of the measured part of a turn
 	WarmUp      time.Duration // of the part before it
 	Profiles    string        // folder that gets a CPU profile of each server, "" for none
+	Redis       string        // the command of a Redis server; without one, no broker on Redis is measured
 
 	// Self is a command line that runs Serve in another process, with its
 	// standard input and output.
@@ -69,7 +71,8 @@ func Run(ctx context.Context, c Config) (_ Report, err error) {
 			err = errors.Join(err, p.stop())
 		}
 	}()
-	o := order{Token: token, Auth: auth.url, Profiles: c.Profiles}
+	contenders := c.contenders()
+	o := order{Token: token, Auth: auth.url, Redis: c.Redis, Profiles: c.Profiles}
 	for _, role := range append([]string{upstreamRole}, contenders...) {
 		o.Role = role
 		p, err := c.start(ctx, o)
@@ -81,9 +84,19 @@ func Run(ctx context.Context, c Config) (_ Report, err error) {
 			o.Upstream = p.address
 		}
 	}
-	cookie, err := signIn(ctx, servers[cloakroom].address)
-	if err != nil {
-		return Report{}, fmt.Errorf("sign in: %w", err)
+	// Each broker has a store of its own. The others pass on what they get.
+	cookies := make(map[string]string)
+	for _, name := range contenders {
+		at := cloakroom
+		if slices.Contains(brokers, name) {
+			at = name
+		}
+		if cookies[at] == "" {
+			if cookies[at], err = signIn(ctx, servers[at].address); err != nil {
+				return Report{}, fmt.Errorf("sign in at %s: %w", at, err)
+			}
+		}
+		cookies[name] = cookies[at]
 	}
 
 	report := newReport(c)
@@ -92,7 +105,7 @@ func Run(ctx context.Context, c Config) (_ Report, err error) {
 		for i := range contenders {
 			// Another one begins each time, so that none always follows the same.
 			name := contenders[(round+i)%len(contenders)]
-			turn, err := c.turn(ctx, servers[name], cookie)
+			turn, err := c.turn(ctx, servers[name], cookies[name])
 			if err != nil {
 				return Report{}, fmt.Errorf("%s: %w", name, err)
 			}

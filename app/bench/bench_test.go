@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"cloakroom/infra/testreport"
 )
 
 // asServer as the only argument makes the test's binary one of the servers.
@@ -60,11 +63,11 @@ func TestRunMeasuresEachServerInEachRound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Contenders) != len(contenders) || len(r.Targets) != len(targets) {
-		t.Fatalf("%d contenders and %d targets", len(r.Contenders), len(r.Targets))
+	if len(r.Contenders) != len(c.contenders()) || len(r.Targets) != 2 || !strings.Contains(r.String(), "NOT MEASURED: "+onRedis) {
+		t.Fatalf("%d contenders and %d targets\n%s", len(r.Contenders), len(r.Targets), r)
 	}
 	for _, s := range r.Contenders {
-		if len(s.Turns) != c.Rounds || len(s.CPUAgainst) != len(contenders)-1 {
+		if len(s.Turns) != c.Rounds || len(s.CPUAgainst) != len(c.contenders())-1 {
 			t.Errorf("%s: %d turns, compared with %d", s.Name, len(s.Turns), len(s.CPUAgainst))
 		}
 		for _, turn := range append(s.Turns, s.Turn) {
@@ -75,6 +78,23 @@ func TestRunMeasuresEachServerInEachRound(t *testing.T) {
 		if info, err := os.Stat(filepath.Join(c.Profiles, s.Name+".pprof")); err != nil || info.Size() == 0 {
 			t.Errorf("%s has no profile: %v", s.Name, err)
 		}
+	}
+	leavesNothing(t, folder)
+}
+
+func TestRunMeasuresTheBrokerOnRedis(t *testing.T) {
+	c, folder := short(t)
+	var err error
+	if c.Redis, err = exec.LookPath("redis-server"); err != nil {
+		testreport.Missing(t, "redis", "no redis-server on the path")
+	}
+	testreport.Real(t, "redis", c.Redis)
+	r, err := Run(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if of := r.of(onRedis); of == nil || of.CPU <= 0 || len(r.Targets) != len(targets) || r.Missing != "" {
+		t.Errorf("%s", r)
 	}
 	leavesNothing(t, folder)
 }
@@ -185,11 +205,12 @@ func TestQuantiles(t *testing.T) {
 }
 
 func TestRatiosAreTakenWithinEachRound(t *testing.T) {
-	r := newReport(Config{Connections: 64, Rounds: 3, Duration: 3 * time.Second})
+	c := Config{Connections: 64, Rounds: 3, Duration: 3 * time.Second, Redis: "redis-server"}
+	r := newReport(c)
 	// A machine that is three times as slow in the last round. By the medians
 	// of the columns the ratio would be 90/20.
 	for round, factor := range []float64{1, 1, 3} {
-		for _, name := range contenders {
+		for _, name := range c.contenders() {
 			cpu := map[string]float64{cloakroom: 30, fastHTTP: 20}[name]
 			if cpu == 0 {
 				cpu = 50
@@ -208,6 +229,8 @@ func TestRatiosAreTakenWithinEachRound(t *testing.T) {
 	for _, want := range []string{
 		"64 connections, 3 rounds of 3s",
 		"cloakroom            90.0       10000    1.00    2.00      0.60",
+		"CPU of cloakroom-redis against",
+		"fasthttp      2.50  (2.50 to 2.50)  target 2.9: met",
 		"fasthttp      1.50  (1.50 to 4.50)  target 2.2: met",
 		"reverseproxy  0.60  (0.60 to 1.80)  target 0.65: met",
 	} {

@@ -26,6 +26,7 @@ type (
 		Upstream string `json:"upstream"` // host and port; the upstream itself has none
 		Token    string `json:"token"`    // goes upstream with each request
 		Auth     string `json:"auth"`     // base URL of the auth server
+		Redis    string `json:"redis"`    // the command of a Redis server
 		Profiles string `json:"profiles"`
 	}
 	started struct {

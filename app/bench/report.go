@@ -18,6 +18,7 @@ type Report struct {
 	Setup      Setup       `json:"setup"`
 	Contenders []Contender `json:"contenders"`
 	Targets    []Target    `json:"targets"`
+	Missing    string      `json:"missing,omitempty"` // what was not measured, and why
 }
 
 // Machine is where it ran.
@@ -62,9 +63,10 @@ type Ratio struct {
 	Most   float64 `json:"most"`
 }
 
-// Target is what the broker is meant to cost at most, as a multiple of another
+// Target is what a broker is meant to cost at most, as a multiple of another
 // one's CPU time.
 type Target struct {
+	Of      string  `json:"of"`
 	Against string  `json:"against"`
 	AtMost  float64 `json:"at_most"`
 	Ratio   Ratio   `json:"ratio"`
@@ -72,8 +74,9 @@ type Target struct {
 }
 
 var targets = []Target{
-	{Against: reverseProxy, AtMost: 0.65},
-	{Against: fastHTTP, AtMost: 2.2},
+	{Of: cloakroom, Against: reverseProxy, AtMost: 0.65},
+	{Of: cloakroom, Against: fastHTTP, AtMost: 2.2},
+	{Of: onRedis, Against: fastHTTP, AtMost: 2.9},
 }
 
 func newReport(c Config) Report {
@@ -81,8 +84,11 @@ func newReport(c Config) Report {
 		Machine: Machine{CPU: cpuModel(), CPUs: runtime.NumCPU(), OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), Limit: runtime.GOMAXPROCS(0)},
 		Setup:   Setup{Connections: c.Connections, Rounds: c.Rounds, Seconds: c.Duration.Seconds()},
 	}
-	for _, name := range contenders {
+	for _, name := range c.contenders() {
 		r.Contenders = append(r.Contenders, Contender{Name: name})
+	}
+	if c.Redis == "" {
+		r.Missing = onRedis + ", because there is no redis-server on the path"
 	}
 	return r
 }
@@ -97,9 +103,13 @@ func newTurn(m measured, cpu time.Duration) Turn {
 	}
 }
 
-// of returns a contender by its name.
+// of returns a contender by its name, or nil.
 func (r *Report) of(name string) *Contender {
-	return &r.Contenders[slices.IndexFunc(r.Contenders, func(c Contender) bool { return c.Name == name })]
+	i := slices.IndexFunc(r.Contenders, func(c Contender) bool { return c.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &r.Contenders[i]
 }
 
 func (r *Report) add(name string, t Turn) {
@@ -137,7 +147,11 @@ func (r *Report) conclude() {
 		}
 	}
 	for _, t := range targets {
-		t.Ratio = r.of(cloakroom).CPUAgainst[t.Against]
+		of := r.of(t.Of)
+		if of == nil {
+			continue
+		}
+		t.Ratio = of.CPUAgainst[t.Against]
 		t.Met = t.Ratio.Median <= t.AtMost
 		r.Targets = append(r.Targets, t)
 	}
@@ -157,24 +171,40 @@ func (r Report) String() string {
 	fmt.Fprintf(&b, "%s, %d CPUs, %s/%s, %s\n", m.name(), m.CPUs, m.OS, m.Arch, m.Go)
 	fmt.Fprintf(&b, "%d connections, %d rounds of %gs; medians of the rounds\n\n", r.Setup.Connections, r.Setup.Rounds, r.Setup.Seconds)
 	r.table(&b)
-	b.WriteString("\nCPU of cloakroom against\n")
-	for _, name := range contenders[1:] {
-		ratio := r.of(cloakroom).CPUAgainst[name]
-		fmt.Fprintf(&b, "  %-12s  %.2f  (%.2f to %.2f)%s\n", name, ratio.Median, ratio.Least, ratio.Most, r.verdict(name))
+	for _, name := range brokers {
+		if of := r.of(name); of != nil {
+			r.ratios(&b, of)
+		}
+	}
+	if r.Missing != "" {
+		fmt.Fprintf(&b, "\nNOT MEASURED: %s\n", r.Missing)
 	}
 	return b.String()
+}
+
+// ratios compares one broker with the proxies, and with the broker as it usually
+// is.
+func (r Report) ratios(w io.Writer, of *Contender) {
+	fmt.Fprintf(w, "\nCPU of %s against\n", of.Name)
+	for _, name := range append([]string{cloakroom}, proxies...) {
+		if name == of.Name {
+			continue
+		}
+		ratio := of.CPUAgainst[name]
+		fmt.Fprintf(w, "  %-12s  %.2f  (%.2f to %.2f)%s\n", name, ratio.Median, ratio.Least, ratio.Most, r.verdict(of.Name, name))
+	}
 }
 
 func (r Report) table(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(t, "\tCPU µs/request\trequests/s\tp50 ms\tp99 ms\t")
-	for _, name := range contenders[1:] {
+	for _, name := range proxies {
 		fmt.Fprintf(t, "CPU/%s\t", name)
 	}
 	fmt.Fprintln(t)
 	for _, c := range r.Contenders {
 		fmt.Fprintf(t, "%s\t%.1f\t%.0f\t%.2f\t%.2f\t", c.Name, c.CPU, c.Throughput, c.P50/1000, c.P99/1000)
-		for _, name := range contenders[1:] {
+		for _, name := range proxies {
 			if name == c.Name {
 				fmt.Fprint(t, "1\t")
 			} else {
@@ -186,9 +216,9 @@ func (r Report) table(w io.Writer) {
 	_ = t.Flush() // to a builder, which takes everything
 }
 
-func (r Report) verdict(name string) string {
+func (r Report) verdict(of, against string) string {
 	for _, t := range r.Targets {
-		if t.Against != name {
+		if t.Of != of || t.Against != against {
 			continue
 		}
 		if t.Met {

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,23 +31,35 @@ import (
 )
 
 // The servers that are compared, by the names that the report gives them. All
-// get the same requests and send the same access token upstream; only the first
-// has to find out which.
+// get the same requests and send the same access token upstream; only the
+// brokers have to find out which.
 const (
-	cloakroom     = "cloakroom"    // the whole broker
-	bare          = "bare"         // its engine and nothing else
-	reverseProxy  = "reverseproxy" // the standard library's, with a tuned Transport
-	pooledReverse = "rp-with-pool" // the same with a BufferPool
-	fastHTTP      = "fasthttp"     // a fasthttp server over a fasthttp client
+	cloakroom     = "cloakroom"         // the whole broker
+	uncached      = "cloakroom-nocache" // the same without its cache: a read from SQLite on every request
+	onRedis       = "cloakroom-redis"   // a read from Redis on every request
+	bare          = "bare"              // the broker's engine and nothing else
+	reverseProxy  = "reverseproxy"      // the standard library's, with a tuned Transport
+	pooledReverse = "rp-with-pool"      // the same with a BufferPool
+	fastHTTP      = "fasthttp"          // a fasthttp server over a fasthttp client
 )
 
-var contenders = []string{cloakroom, bare, reverseProxy, pooledReverse, fastHTTP}
+var (
+	brokers = []string{cloakroom, uncached, onRedis}
+	proxies = []string{bare, reverseProxy, pooledReverse, fastHTTP}
+)
+
+// contenders are those that can be compared here.
+func (c Config) contenders() []string {
+	return slices.DeleteFunc(slices.Concat(brokers, proxies), func(name string) bool { return name == onRedis && c.Redis == "" })
+}
 
 const upstreamRole = "upstream"
 
 // roles are what a process can be. Each serves on l until ctx ends.
 var roles = map[string]func(ctx context.Context, l net.Listener, o order) error{
 	cloakroom:     serveCloakroom,
+	uncached:      serveCloakroom,
+	onRedis:       serveCloakroom,
 	bare:          serveBare,
 	reverseProxy:  serveReverseProxy,
 	pooledReverse: serveReverseProxy,
@@ -59,8 +72,9 @@ var roles = map[string]func(ctx context.Context, l net.Listener, o order) error{
 const poolSize = 512
 
 // serveCloakroom runs the broker as cloakroom serve does, with the defaults of
-// the settings: SQLite, sealed tokens, a log line for each request. The log goes
-// to the null device: how fast a disk or a journal is, is not the question.
+// the settings but for those that its role names: SQLite, sealed tokens, the
+// cache, a log line for each request. The log goes to the null device: how fast
+// a disk or a journal is, is not the question.
 func serveCloakroom(ctx context.Context, l net.Listener, o order) (err error) {
 	folder, err := os.MkdirTemp("", "cloakroom-bench-")
 	if err != nil {
@@ -73,6 +87,17 @@ func serveCloakroom(ctx context.Context, l net.Listener, o order) (err error) {
 	}
 	s := settings.Defaults()
 	s.Store = settings.Store{Kind: settings.SQLite, Path: filepath.Join(folder, "cloakroom.db")}
+	if o.Role != cloakroom {
+		s.CacheTTL = 0
+	}
+	if o.Role == onRedis {
+		url, stop, err := startRedis(context.WithoutCancel(ctx), o.Redis, folder)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		s.Store = settings.Store{Kind: settings.Redis, URL: domain.NewSecret(url)}
+	}
 	s.SealKeys = []domain.Secret{key}
 	s.Routes = []settings.Route{{Prefix: "/", Upstreams: []settings.Upstream{{Scheme: "http", Host: o.Upstream}}}}
 	if s.AuthURL, err = url.Parse(o.Auth); err != nil {
