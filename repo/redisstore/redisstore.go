@@ -1,7 +1,7 @@
 // Package redisstore keeps records in Redis: in one server, behind Sentinels,
 // or in a Cluster. A record is a hash named by its device id, with a field for
 // each thing that is known; scripts.go has the steps that change it, index.go
-// how it is found by owner and email, events.go how replicas hear of changes.
+// how it is found by owner and email, reads.go how it is read, events.go how replicas hear of changes.
 //
 // # Keys
 //
@@ -67,6 +67,7 @@ const (
 // Store implements repo.Store.
 type Store struct {
 	client       redis.UniversalClient
+	together     *reads // nil in a Cluster
 	config       Config
 	beatInterval time.Duration
 
@@ -86,6 +87,9 @@ func New(client redis.UniversalClient, c Config) *Store {
 	}
 	s := &Store{client: client, config: c, beatInterval: beatInterval}
 	s.closing, s.close = context.WithCancel(context.Background())
+	if one, ok := client.(*redis.Client); ok {
+		s.together = &reads{client: one}
+	}
 	return s
 }
 
@@ -145,7 +149,7 @@ func (s *Store) Get(ctx context.Context, id domain.DeviceID) (domain.Record, err
 	if err := ctx.Err(); err != nil {
 		return domain.Record{}, failed(ctx, "get", err)
 	}
-	values, err := s.client.HGetAll(ctx, s.deviceKey(id)).Result()
+	values, err := s.hash(ctx, s.deviceKey(id))
 	if err != nil {
 		return domain.Record{}, failed(ctx, "get", err)
 	}
@@ -154,6 +158,13 @@ func (s *Store) Get(ctx context.Context, id domain.DeviceID) (domain.Record, err
 	}
 	r, err := parse(id, values)
 	return r, failed(ctx, "get", err)
+}
+
+func (s *Store) hash(ctx context.Context, key string) (map[string]string, error) {
+	if s.together != nil {
+		return s.together.hash(ctx, key)
+	}
+	return s.client.HGetAll(ctx, key).Result()
 }
 
 // ReplaceTokens implements repo.Store.
