@@ -132,7 +132,11 @@ func (p *Provider) assertion(endpoint *url.URL) (string, error) {
 		audience = p.cfg.AssertionAudience
 	}
 	now := p.cfg.Now()
-	token := jwt.NewWithClaims(signingMethod(p.key), jwt.MapClaims{
+	method := signingMethod(p.key)
+	if method == jwt.SigningMethodRS256 && p.certificate != "" {
+		method = jwt.SigningMethodPS256 // Entra, which knows keys by certificates, wants it so
+	}
+	token := jwt.NewWithClaims(method, jwt.MapClaims{
 		"iss": p.cfg.ClientID, "sub": p.cfg.ClientID, "aud": audience, "jti": id,
 		"iat": now.Unix(), "exp": now.Add(assertionLife).Unix(),
 	})

@@ -121,15 +121,31 @@ func (p *Provider) Finish(ctx context.Context, c domain.Callback, tx domain.Tran
 		return domain.Authentication{}, signInFailed(p.noted(p.tokenFailed(ctx, op, err)))
 	}
 	grant, err := p.grant(op, answer)
-	if err == nil && p.cfg.DPoP && !strings.EqualFold(grant.TokenType, dpop.TokenType) {
-		// RFC 9449, section 5: whoever wants bound tokens has to look.
-		err = misconfigured(op, BrokenAnswer, "the tokens are not bound to the device's key; the provider, or this client of it, does not know DPoP")
-	}
-	if err == nil && grant.ID.Empty() {
-		err = misconfigured(op, BrokenAnswer, "there is no ID token in the answer")
-	}
 	if p.noted(err) != nil {
 		return domain.Authentication{}, signInFailed(err)
+	}
+	a, err := p.believe(dpop.WithKey(ctx, key), m, tx, answer, grant)
+	if err != nil {
+		// Nobody is signed in, so nobody will use these tokens. Whether that
+		// succeeds changes nothing here.
+		_ = p.Revoke(context.WithoutCancel(ctx), grant.Refresh, grant.Access)
+		return domain.Authentication{}, err
+	}
+	a.DPoPKey = key
+	return a, nil
+}
+
+// believe makes an authentication of the answer to a code, if it passes the
+// checks.
+func (p *Provider) believe(ctx context.Context, m *metadata, tx domain.Transaction, answer *oauth2.Token, grant domain.Grant) (domain.Authentication, error) {
+	const op = "code exchange"
+	switch {
+	case p.cfg.DPoP && !strings.EqualFold(grant.TokenType, dpop.TokenType):
+		// RFC 9449, section 5: whoever wants bound tokens has to look.
+		return domain.Authentication{}, signInFailed(p.noted(misconfigured(op, BrokenAnswer,
+			"the tokens are not bound to the device's key; the provider, or this client of it, does not know DPoP")))
+	case grant.ID.Empty():
+		return domain.Authentication{}, signInFailed(p.noted(misconfigured(op, BrokenAnswer, "there is no ID token in the answer")))
 	}
 	t, err := p.idToken(ctx, grant.ID.Reveal(), func(t *idToken) error {
 		return errors.Join(t.forNonce(tx.Nonce), t.forAccess(grant.Access))
@@ -142,13 +158,13 @@ func (p *Provider) Finish(ctx context.Context, c domain.Callback, tx domain.Tran
 	}
 	said := t.claims
 	if p.cfg.UserInfo {
-		more, err := p.userInfo(dpop.WithKey(ctx, key), m, answer, t.subject)
+		more, err := p.userInfo(ctx, m, answer, t.subject)
 		if err != nil {
 			return domain.Authentication{}, signInFailed(err)
 		}
 		said = said.with(more)
 	}
-	return p.authentication(t, said, grant, key), nil
+	return p.authentication(t, said, grant), nil
 }
 
 // Credential checks an ID token that a page got from Google Identity Services
@@ -165,10 +181,10 @@ func (p *Provider) Credential(ctx context.Context, token domain.Secret, nonce st
 	if err != nil {
 		return domain.Authentication{}, notBelieved("credential", domain.ErrBadInput, err)
 	}
-	return p.authentication(t, t.claims, domain.Grant{ID: token}, domain.Secret{}), nil
+	return p.authentication(t, t.claims, domain.Grant{ID: token}), nil
 }
 
-func (p *Provider) authentication(t *idToken, said claims, g domain.Grant, key domain.Secret) domain.Authentication {
+func (p *Provider) authentication(t *idToken, said claims, g domain.Grant) domain.Authentication {
 	return domain.Authentication{
 		Issuer:   p.cfg.Issuer,
 		Identity: p.identity(t.subject, said),
@@ -177,7 +193,6 @@ func (p *Provider) authentication(t *idToken, said claims, g domain.Grant, key d
 		AuthTime: t.authTime,
 		ACR:      t.claims.short("acr"),
 		AMR:      t.claims.list("amr"),
-		DPoPKey:  key,
 	}
 }
 

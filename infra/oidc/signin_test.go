@@ -420,6 +420,11 @@ func TestMaxAge(t *testing.T) {
 		if _, err := finish(t, p, back, tx); reason(err) != c.want {
 			t.Errorf("%s: %v, want the reason %q", name, err, c.want)
 		}
+		// Tokens that nobody will use do not live on.
+		revoked := s.Requests(oidctest.RevokePath)
+		if (len(revoked) == 1) != (c.want != "") || len(revoked) == 1 && !strings.HasPrefix(revoked[0].Form.Get("token"), "refresh-") {
+			t.Errorf("%s: %d tokens were revoked", name, len(revoked))
+		}
 	}
 }
 
@@ -529,21 +534,33 @@ func TestR8_NothingIsPrinted(t *testing.T) {
 	}
 }
 
-// TestCertificateIsNamed: Entra knows keys by their certificates.
+// TestCertificateIsNamed: Entra knows keys by their certificates, and wants RSA
+// signatures with PSS.
 func TestCertificateIsNamed(t *testing.T) {
-	s := oidctest.New(t)
 	certificate := []byte("any bytes will do")
-	key := domain.NewSecret(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})) + newPrivateKey(t).Reveal())
-	if _, err := signIn(t, s, provider(t, s, func(c *oidc.Config) { c.PrivateKey, c.AssertionAudience = key, oidc.TokenEndpoint })); err != nil {
-		t.Fatal(err)
-	}
-	claims := jwt.MapClaims{}
-	token, _, err := jwt.NewParser().ParseUnverified(s.Requests(oidctest.TokenPath)[0].Form.Get("client_assertion"), claims)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(certificate)
-	if want := base64.RawURLEncoding.EncodeToString(sum[:]); token.Header["x5t#S256"] != want || token.Header["kid"] != nil || claims["aud"] != s.URL+oidctest.TokenPath {
-		t.Errorf("the assertion is %v %v, want the certificate %s", token.Header, claims, want)
+	named := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}))
+	rsa := string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(oidctest.NewKey(t, "").Private)}))
+	for name, c := range map[string]struct{ key, alg string }{
+		"ECDSA":                  {named + newPrivateKey(t).Reveal(), "ES256"},
+		"RSA":                    {named + rsa, "PS256"},
+		"RSA, no certificate":    {rsa, "RS256"},
+		"the key first, as some": {rsa + named, "PS256"},
+	} {
+		s := oidctest.New(t)
+		if _, err := signIn(t, s, provider(t, s, func(o *oidc.Config) { o.PrivateKey, o.AssertionAudience = domain.NewSecret(c.key), oidc.TokenEndpoint })); err != nil {
+			t.Fatal(err)
+		}
+		claims := jwt.MapClaims{}
+		token, _, err := jwt.NewParser().ParseUnverified(s.Requests(oidctest.TokenPath)[0].Form.Get("client_assertion"), claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want any
+		if sum := sha256.Sum256(certificate); strings.Contains(c.key, "CERTIFICATE") {
+			want = base64.RawURLEncoding.EncodeToString(sum[:])
+		}
+		if token.Header["x5t#S256"] != want || token.Header["kid"] != nil || token.Header["alg"] != c.alg || claims["aud"] != s.URL+oidctest.TokenPath {
+			t.Errorf("%s: the assertion is %v %v, want the certificate %v", name, token.Header, claims, want)
+		}
 	}
 }
