@@ -23,6 +23,7 @@ func check(s Settings, l *schema.Loaded) {
 	checkRoutes(s, l)
 	checkSealKeys(s, l)
 	checkAuthServer(s, l)
+	checkProviders(s, l)
 	checkTimes(s, l)
 }
 
@@ -143,6 +144,9 @@ func checkSealKeys(s Settings, l *schema.Loaded) {
 }
 
 func checkAuthServer(s Settings, l *schema.Loaded) {
+	if s.AuthURL == nil && len(s.Providers) == 0 && l.Valid("auth-url", "provider") {
+		l.Rejectf("auth-url: is missing, and there is no provider, so that nobody could sign in; %s, or see docs/openid.md for providers", l.Remedy("auth-url"))
+	}
 	if l.Valid("auth-url", "unsafe-plain-auth-url") && s.AuthURL != nil {
 		switch plain := s.AuthURL.Scheme == "http" && !loopback(s.AuthURL.Hostname()); {
 		case plain && !s.UnsafePlainAuthURL:

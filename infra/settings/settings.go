@@ -56,8 +56,13 @@ type Settings struct {
 	// forms, strengths and ids have been checked. Empty with memory: only.
 	SealKeys []domain.Secret `name:"seal-key" group:"Store" example:"example:dGhpcy1pcy10aGUtZXhhbXBsZS1ub3QtYS1zZWNyZXQ" placeholder:"ID:KEY" help:"Keys that tokens are encrypted with in the store, as 'cloakroom keys generate' prints them. A list: the first encrypts, all decrypt. Required unless the store is memory:."`
 
-	// AuthURL has no slash at its end.
-	AuthURL *url.URL `name:"auth-url" group:"Auth server" required:"" form:"base" example:"https://auth.example/api/v1" help:"Base URL of the auth server's JSON API."`
+	// Providers are checked; each has a name of its own.
+	Providers []Provider `name:"provider" group:"OpenID providers" placeholder:"NAME;FIELD=VALUE;..." help:"OpenID Connect providers that people sign in with. A list; fields are separated by semicolons. In YAML, objects with these fields. They are described in docs/openid.md."`
+	// ReauthenticateAfter is 0 for never.
+	ReauthenticateAfter time.Duration `name:"reauthenticate-after" group:"OpenID providers" default:"10m" min:"0s" help:"Who signed in longer ago than this proves once more to be there before ending other devices of theirs; ending the one in hand needs nothing. 0: never."`
+
+	// AuthURL has no slash at its end. It is nil if there are providers alone.
+	AuthURL *url.URL `name:"auth-url" group:"Auth server" form:"base" example:"https://auth.example/api/v1" help:"Base URL of the auth server's JSON API, where people sign in by password. Required unless there is a provider."`
 	// AuthIssuer is AuthURL's text if it was not given.
 	AuthIssuer       string        `name:"auth-issuer" group:"Auth server" example:"https://auth.example" help:"Name under which the auth server's people are kept. Changing it makes everybody somebody else. By default auth-url."`
 	AuthRegisterPath string        `name:"auth-register-path" group:"Auth server" default:"/register" empty:"" form:"path" placeholder:"PATH" help:"Where to register, below auth-url. Empty: nobody can."`
@@ -65,7 +70,8 @@ type Settings struct {
 	AuthRefreshPath  string        `name:"auth-refresh-path" group:"Auth server" default:"/refresh" form:"path" placeholder:"PATH" help:"Where to exchange a refresh token, below auth-url."`
 	AuthRevokePath   string        `name:"auth-revoke-path" group:"Auth server" default:"/logout" empty:"" form:"path" placeholder:"PATH" help:"Where to revoke tokens at sign-out, below auth-url. Empty: nowhere."`
 	AuthTrustEmail   bool          `name:"auth-trust-email" group:"Auth server" help:"Count the address that somebody signs in with as theirs, where the access token has no email_verified. Only for an auth server that verifies addresses before it lets anybody in: all devices of an address are listed and signed out together."`
-	AuthTimeout      time.Duration `name:"auth-timeout" group:"Auth server" default:"10s" min:"1ms" help:"How long one call of the auth server may take."`
+	AuthExchangePath string        `name:"auth-exchange-path" group:"Auth server" default:"/login/google" form:"path" placeholder:"PATH" help:"Where a provider's ID token is exchanged for the auth server's own tokens, below auth-url, for providers that say exchange."`
+	AuthTimeout      time.Duration `name:"auth-timeout" group:"Auth server" default:"10s" min:"1ms" help:"How long one call of the auth server or of a provider may take."`
 
 	AuthBody              string `name:"auth-body" group:"Auth server's words" default:"json" enum:"json,form" help:"How requests are written."`
 	AuthLoginBody         string `name:"auth-login-body" group:"Auth server's words" default:"same" enum:"same,form" help:"How the sign-in alone is written, for servers that take a form there and JSON elsewhere."`

@@ -226,10 +226,10 @@ route:
 		"upstraem of route in c.yaml, line 5: there is no upstraem here; did you mean upstream?",
 		"upstream of route in c.yaml, line 7: does not begin with http://, https://, h2c:// or unix:; write for example http://127.0.0.1:9000",
 		"store in c.yaml, line 2: is of no known kind; write sqlite://data/cloakroom.db, sqlite:///var/lib/cloakroom.db, redis://host:6379, mongodb://host:27017 or memory: for trials",
-		"auth-url: is missing; set --auth-url, CLOAKROOM_AUTH_URL or auth-url in the YAML file, for example to https://auth.example/api/v1",
 		"--idle-timeout: is not a duration; write numbers with their units, for example 30s, 1h30m or 720h",
 		"CLOAKROOM_COOKIE_SAME_SITE: is none of the allowed values; write one of lax, strict",
 		"CLOAKROOM_SEAL_KEY: is too regular to be a random key; make one with 'cloakroom keys generate'",
+		"auth-url: is missing, and there is no provider, so that nobody could sign in; set --auth-url, CLOAKROOM_AUTH_URL or auth-url in the YAML file, for example to https://auth.example/api/v1, or see docs/openid.md for providers",
 		"CLOAKROOM_AUTH_TIMEOUT in .env: 1m does not go with shutdown-grace of 15s: a refresh under way at the end could lose its tokens; shorten the first or lengthen the second",
 	}
 	for i := range max(len(got), len(want)) {

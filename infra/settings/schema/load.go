@@ -257,6 +257,13 @@ func (l *Loaded) setList(r Row, field reflect.Value, g given) {
 }
 
 func (l *Loaded) setItem(r Row, v reflect.Value, it item) bool {
+	if splitter, ok := v.Addr().Interface().(Splitter); ok && it.fields == nil {
+		var err error
+		if it, err = split(splitter, it); err != nil {
+			l.refuse(r.Name, "%s: %v", it.where, err)
+			return false
+		}
+	}
 	if it.fields != nil {
 		return l.setFields(r, v, it)
 	}
@@ -267,8 +274,27 @@ func (l *Loaded) setItem(r Row, v reflect.Value, it item) bool {
 	return true
 }
 
-// setFields fills a struct whose fields have names of their own from a YAML
-// mapping.
+// Splitter is a value whose fields have names of their own, in YAML as the keys
+// of a mapping and elsewhere in one text. Split takes that text apart. Its error
+// does not repeat it.
+type Splitter interface {
+	Split(text string) (map[string]string, error)
+}
+
+func split(s Splitter, it item) (item, error) {
+	fields, err := s.Split(it.text)
+	if err != nil {
+		return it, err
+	}
+	whole := item{where: it.where, fields: map[string]item{}}
+	for name, text := range fields {
+		whole.fields[name] = item{where: shownName(name) + " of " + it.where, text: text}
+	}
+	return whole, nil
+}
+
+// setFields fills a struct whose fields have names of their own. A field that is
+// a secret may be in a file instead, which its name with "-file" gives.
 func (l *Loaded) setFields(r Row, v reflect.Value, it item) bool {
 	var rows []Row
 	if v.Kind() == reflect.Struct {
@@ -283,6 +309,10 @@ func (l *Loaded) setFields(r Row, v reflect.Value, it item) bool {
 	for _, f := range rows {
 		names = append(names, f.Name)
 		value, ok := it.fields[f.Name]
+		if f.Secret {
+			names = append(names, f.Name+"-file")
+			value, ok = l.fieldFromFile(f, it, value, ok)
+		}
 		switch {
 		case !ok && f.Required:
 			l.Rejectf("%s: has no %s; add it", it.where, f.Name)
@@ -367,6 +397,29 @@ func (l *Loaded) orFromFile(r Row, g given, ok bool) (given, bool) {
 		return given{where, []item{{where: where, text: text}}}, true
 	}
 	return given{where, listItems(where, strings.ReplaceAll(text, "\n", ","))}, true
+}
+
+// fieldFromFile returns the value of a secret among the fields of one value.
+func (l *Loaded) fieldFromFile(f Row, of, value item, ok bool) (item, bool) {
+	file, fileOK := of.fields[f.Name+"-file"]
+	switch {
+	case !fileOK || file.text == "":
+		return value, ok
+	case ok && value.text != "":
+		l.Rejectf("%s: is given, and so is %s; keep one of them", value.where, file.where)
+		return item{}, false
+	}
+	data, err := l.in.ReadFile(file.text)
+	text := strings.TrimRight(string(data), "\r\n")
+	switch {
+	case err != nil:
+		l.Rejectf("%s: %s", file.where, fileProblem(err))
+	case text == "":
+		l.Rejectf("the file of %s: is empty; write the value into it", file.where)
+	default:
+		return item{where: "the file of " + file.where, text: text}, true
+	}
+	return item{}, false
 }
 
 // readNamed reads the file that a setting names. It returns no name if there is
