@@ -47,6 +47,9 @@ var (
 	ErrInvalidGrant = errors.New("refresh token refused")
 	// ErrNoRegistration: the auth server registers nobody.
 	ErrNoRegistration = errors.New("no registration here")
+	// ErrProofTooOld: this can be done by somebody alone who has just proved who
+	// they are, and the device in hand may have been left lying about.
+	ErrProofTooOld = errors.New("signed in too long ago for this")
 	// ErrAnotherOwner: who was to prove once more who they are has signed in as
 	// somebody else.
 	ErrAnotherOwner = errors.New("signed in as somebody else")

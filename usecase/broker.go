@@ -33,10 +33,12 @@ type records interface {
 	Rename(ctx context.Context, id domain.DeviceID, name string) error
 	ListByOwner(ctx context.Context, o domain.Owner) ([]domain.Record, error)
 	Delete(ctx context.Context, id domain.DeviceID, from int64) (domain.Record, error)
+	DeleteBySID(ctx context.Context, issuer, sid string) ([]domain.Record, error)
 	DeleteByOwner(ctx context.Context, o domain.Owner, except domain.DeviceID) ([]domain.Record, error)
 	TakeLease(ctx context.Context, id domain.DeviceID, owner string, ttl time.Duration) (domain.Record, error)
 	RenewLease(ctx context.Context, id domain.DeviceID, owner string, ttl time.Duration) error
 	ReleaseLease(ctx context.Context, id domain.DeviceID, owner string) error
+	Spend(ctx context.Context, key string, until time.Time) error
 	Sweep(ctx context.Context, now time.Time, limit int) (int, error)
 	Ping(ctx context.Context) error
 }
@@ -54,11 +56,14 @@ type Config struct {
 	Providers     []Provider
 	Lifetimes     domain.Lifetimes
 	TouchInterval time.Duration // LastSeenAt is written at most this often for one device
-	AuthTimeout   time.Duration // the longest that one call of the auth server takes
-	Now           func() time.Time
-	Random        io.Reader // of device ids and tickets: crypto/rand but in tests
-	Log           *slog.Logger
-	Metrics       Metrics // nil: nobody counts
+	AuthTimeout   time.Duration // the longest that one call of an auth server takes
+	// ProofAge is how long ago somebody may have proved who they are who ends
+	// other devices than the one in hand; 0 is any time.
+	ProofAge time.Duration
+	Now      func() time.Time
+	Random   io.Reader // of device ids and tickets: crypto/rand but in tests
+	Log      *slog.Logger
+	Metrics  Metrics // nil: nobody counts
 }
 
 // Broker keeps devices signed in. It is safe for concurrent use.

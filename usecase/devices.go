@@ -52,11 +52,17 @@ func (b *Broker) Rename(ctx context.Context, me domain.Record, id domain.DeviceI
 
 // SignOut ends one of the owner's devices, the current one among them. When it
 // returns, no replica serves the device any more; telling the auth server
-// happens behind. A device of somebody else is domain.ErrNotFound.
+// happens behind. A device of somebody else is domain.ErrNotFound. Ending another
+// than me may be domain.ErrProofTooOld.
 func (b *Broker) SignOut(ctx context.Context, me domain.Record, id domain.DeviceID) error {
 	rec, err := b.own(ctx, me, id)
 	if err != nil {
 		return err
+	}
+	if id != me.DeviceID {
+		if err := b.proved(me); err != nil {
+			return err
+		}
 	}
 	went, err := b.store.Delete(ctx, rec.DeviceID, anyVersion)
 	if err != nil {
@@ -72,20 +78,34 @@ func (b *Broker) SignOut(ctx context.Context, me domain.Record, id domain.Device
 }
 
 // SignOutOthers ends all of the owner's devices but the current one and
-// returns how many there were.
+// returns how many there were. It may be domain.ErrProofTooOld.
 func (b *Broker) SignOutOthers(ctx context.Context, me domain.Record) (int, error) {
 	return b.signOutOwner(ctx, me, me.DeviceID)
 }
 
-// SignOutAll ends all of the owner's devices and returns how many there were.
+// SignOutAll ends all of the owner's devices and returns how many there were. It
+// may be domain.ErrProofTooOld.
 func (b *Broker) SignOutAll(ctx context.Context, me domain.Record) (int, error) {
 	return b.signOutOwner(ctx, me, domain.DeviceID{})
 }
 
 func (b *Broker) signOutOwner(ctx context.Context, me domain.Record, except domain.DeviceID) (int, error) {
+	if err := b.proved(me); err != nil {
+		return 0, err
+	}
 	went, err := b.store.DeleteByOwner(ctx, me.Owner, except)
 	b.ended(ctx, me, went)
 	return len(went), storeError("sign out", err)
+}
+
+// proved returns domain.ErrProofTooOld if me's person proved too long ago who
+// they are: whoever finds a device unlocked must not be able to lock its owner
+// out of all others (OWASP ASVS 5.0, 7.5.2).
+func (b *Broker) proved(me domain.Record) error {
+	if b.ProofAge > 0 && b.now().Sub(me.LastProof()) > b.ProofAge {
+		return domain.ErrProofTooOld
+	}
+	return nil
 }
 
 // ended logs what a person signed out and has it revoked.

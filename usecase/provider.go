@@ -13,7 +13,8 @@ import (
 type Provider struct {
 	// Name is kept in the record. A provider that is renamed loses its devices.
 	Name string
-	// Issuer is that of the owners. A refresh token of another issuer's is
+	// Issuer is that of the owners, who are not the provider's own if its word is
+	// exchanged elsewhere for tokens. A refresh token of another issuer's is
 	// never shown to this provider, unless AnyIssuer is set.
 	Issuer    string
 	AnyIssuer bool
@@ -29,7 +30,7 @@ type Provider struct {
 // for good is domain.ErrInvalidGrant; domain.ErrAuthMisconfigured is ours to
 // mend and domain.ErrAuthUnavailable may pass.
 type tokenServer interface {
-	Refresh(ctx context.Context, token domain.Secret) (domain.Grant, error)
+	Refresh(ctx context.Context, r domain.Renewal) (domain.Grant, error)
 	Revoke(ctx context.Context, refresh, access domain.Secret) error
 }
 

@@ -24,22 +24,22 @@ func (w *world) second(name, issuer string) (*authapitest.Server, usecase.Provid
 }
 
 // elsewhere is a sign-in whose identity was verified by somebody else.
-func elsewhere(p usecase.Provider, ticket string, v usecase.Verified) usecase.SignIn {
+func elsewhere(p usecase.Provider, ticket string, v domain.Authentication) usecase.SignIn {
 	return usecase.SignIn{
 		Provider: p.Name, Ticket: ticket, IP: "192.0.2.1", UserAgent: "test",
-		Verify: func(context.Context) (usecase.Verified, error) { return v, nil },
+		Verify: func(context.Context) (domain.Authentication, error) { return v, nil },
 	}
 }
 
 // verified signs in at an auth server, as a provider's client does.
-func (w *world) verified(p usecase.Provider) usecase.Verified {
+func (w *world) verified(p usecase.Provider) domain.Authentication {
 	w.Helper()
 	identity, grant, err := p.Tokens.(*authapi.Client).SignIn(w.Context(), domain.Credentials{Email: email, Password: domain.NewSecret(password)})
 	if err != nil {
 		w.Fatal(err)
 	}
 	identity.Subject, identity.EmailVerified = "the-same-subject", true
-	return usecase.Verified{Issuer: p.Issuer, Identity: identity, Grant: grant}
+	return domain.Authentication{Issuer: p.Issuer, Identity: identity, Grant: grant}
 }
 
 func (w *world) admit(b *usecase.Broker, in usecase.SignIn) (usecase.Visit, domain.Record) {

@@ -204,7 +204,7 @@ func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (doma
 	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
 	defer cancel()
 	start := b.now()
-	grant, err := p.Tokens.Refresh(ctx, rec.Tokens.Refresh)
+	grant, err := p.Tokens.Refresh(ctx, domain.Renewal{Refresh: rec.Tokens.Refresh, Subject: rec.Owner.Subject, DPoPKey: rec.Tokens.DPoPKey})
 	p.breaker.done(b.now(), err)
 	if !errors.Is(err, domain.ErrAuthUnavailable) {
 		b.Metrics.AuthRefusesBroker(p.Name, errors.Is(err, domain.ErrAuthMisconfigured))

@@ -19,7 +19,12 @@ type SignIn struct {
 	// is called once, when it is known that the store can be asked, and its
 	// error is SignIn's.
 	Provider string
-	Verify   func(ctx context.Context) (Verified, error)
+	Verify   func(ctx context.Context) (domain.Authentication, error)
+	// Once, if it is not empty, names what the sign-in rests on, which works
+	// once before Until, at whatever replica. The second time is a
+	// *domain.SignInFailure.
+	Once  string
+	Until time.Time
 
 	// Owner, if it is not zero, is who has to come out of it: this is somebody
 	// who proves once more to be there. Anybody else is domain.ErrAnotherOwner,
@@ -30,16 +35,6 @@ type SignIn struct {
 	Remember  bool   // the cookie is to outlive the browser's run
 	Ticket    string // what the browser brought along, or ""
 	UserAgent string
-}
-
-// Verified is what came of a sign-in that the broker itself, or a provider for
-// it, has checked.
-type Verified struct {
-	Issuer   string // whose word it is, and with the subject the owner
-	Identity domain.Identity
-	Grant    domain.Grant
-	SID      string    // the provider's name for its session, or ""
-	AuthTime time.Time // when the person last proved who they are; zero if that is now
 }
 
 // overwriteAttempts bounds how often a sign-in looks again at a record that
@@ -102,6 +97,8 @@ func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.R
 		Roles:         identity.Roles,
 		Provider:      p.Name,
 		SID:           verified.SID,
+		ACR:           verified.ACR,
+		AMR:           verified.AMR,
 		Tokens:        b.Lifetimes.Tokens(verified.Grant, now),
 		UserAgent:     strings.ToValidUTF8(in.UserAgent[:min(len(in.UserAgent), longestUserAgent)], ""),
 		Persistent:    in.Remember,
@@ -111,6 +108,10 @@ func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.R
 		LastSeenIP:    in.IP,
 		AuthTime:      now,
 		Version:       1,
+	}
+	rec.Tokens.DPoPKey = verified.DPoPKey
+	if proved := verified.AuthTime.UTC().Truncate(time.Millisecond); !verified.AuthTime.IsZero() && proved.Before(now) {
+		rec.ProvedAt = proved // a provider whose clock is ahead gains nobody anything
 	}
 	if !in.Owner.IsZero() && in.Owner != rec.Owner {
 		b.revoke(ctx, rec, rec.Tokens)
@@ -127,27 +128,35 @@ func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.R
 }
 
 // verify finds out who signs in and gets their tokens.
-func (b *Broker) verify(ctx context.Context, in SignIn) (*provider, Verified, error) {
+func (b *Broker) verify(ctx context.Context, in SignIn) (*provider, domain.Authentication, error) {
 	p := b.passwords
 	if in.Verify != nil {
 		p = b.providers[in.Provider]
 	}
 	if p == nil {
-		return nil, Verified{}, fmt.Errorf("sign in: %w: there is no such provider", domain.ErrAuthMisconfigured)
+		return nil, domain.Authentication{}, fmt.Errorf("sign in: %w: there is no such provider", domain.ErrAuthMisconfigured)
+	}
+	if in.Once != "" {
+		switch err := b.store.Spend(ctx, in.Once, in.Until); {
+		case errors.Is(err, domain.ErrExists):
+			return nil, domain.Authentication{}, &domain.SignInFailure{Reason: domain.SignInTooLate, Err: fmt.Errorf("%w: it was used before", domain.ErrBadInput)}
+		case err != nil:
+			return nil, domain.Authentication{}, storeError("spend a sign-in", err)
+		}
 	}
 	if in.Verify != nil {
 		v, err := in.Verify(ctx)
 		if err != nil {
-			return nil, Verified{}, fmt.Errorf("sign in with %s: %w", p.Name, err)
+			return nil, domain.Authentication{}, fmt.Errorf("sign in with %s: %w", p.Name, err)
 		}
 		return p, v, nil
 	}
 	identity, grant, err := p.Passwords.SignIn(ctx, in.Credentials)
 	if err != nil {
 		b.logAttempt(ctx, "", "sign-in", in.Credentials, err)
-		return nil, Verified{}, fmt.Errorf("sign in: %w", err)
+		return nil, domain.Authentication{}, fmt.Errorf("sign in: %w", err)
 	}
-	return p, Verified{Issuer: p.Issuer, Identity: identity, Grant: grant}, nil
+	return p, domain.Authentication{Issuer: p.Issuer, Identity: identity, Grant: grant}, nil
 }
 
 // admit stores the record of a sign-in, under the id of the browser's previous

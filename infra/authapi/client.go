@@ -12,6 +12,7 @@ package authapi
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -30,6 +31,9 @@ type Config struct {
 	// The paths below BaseURL, without a query. Without a RegisterPath nobody
 	// is registered; without a RevokePath nothing is revoked.
 	RegisterPath, LoginPath, RefreshPath, RevokePath string
+	// ExchangePath is where an ID token is exchanged for tokens of the auth
+	// server's own. Without it that is domain.ErrAuthMisconfigured.
+	ExchangePath string
 
 	Form      bool // request bodies are application/x-www-form-urlencoded, not JSON
 	LoginForm bool // the sign-in's alone is, as FastAPI's own login form wants it
@@ -41,6 +45,7 @@ type Config struct {
 	EmailField        string // of requests: email
 	PasswordField     string // password
 	RefreshTokenField string // refresh_token
+	CredentialField   string // credential: an ID token
 
 	AccessTokenAnswer      string // of answers: access_token
 	RefreshTokenAnswer     string // refresh_token
@@ -87,6 +92,7 @@ func New(cfg Config) *Client {
 		{&cfg.EmailField, "email"},
 		{&cfg.PasswordField, "password"},
 		{&cfg.RefreshTokenField, "refresh_token"},
+		{&cfg.CredentialField, "credential"},
 		{&cfg.AccessTokenAnswer, "access_token"},
 		{&cfg.RefreshTokenAnswer, "refresh_token"},
 		{&cfg.ExpiresInAnswer, "expires_in"},
@@ -184,16 +190,45 @@ func (c *Client) SignIn(ctx context.Context, r domain.Credentials) (domain.Ident
 	return identity(grant.Access, r.Email, c.cfg.TrustEmail), grant, nil
 }
 
+// Exchange shows the auth server an ID token that says who somebody is, and
+// brings its own tokens for them. The auth server has to check the token for
+// itself. It fails like SignIn. An answer that does not say who it is for is of
+// no use: domain.ErrAuthMisconfigured.
+func (c *Client) Exchange(ctx context.Context, idToken domain.Secret, ip string) (domain.Identity, domain.Grant, error) {
+	if c.cfg.ExchangePath == "" {
+		return domain.Identity{}, domain.Grant{}, fmt.Errorf("exchange: %w: it has no path for that in the settings", domain.ErrAuthMisconfigured)
+	}
+	a, err := c.post(ctx, call{
+		op: "exchange", path: c.cfg.ExchangePath, form: c.cfg.Form,
+		fields: map[string]domain.Secret{c.cfg.CredentialField: idToken}, ip: ip, people: true,
+	})
+	if err != nil {
+		return domain.Identity{}, domain.Grant{}, err
+	}
+	if !a.ok() {
+		return domain.Identity{}, domain.Grant{}, a.credentialsRefused()
+	}
+	grant, ok := c.grant(a)
+	if !ok {
+		return domain.Identity{}, domain.Grant{}, a.misconfigured(BrokenAnswer, "without usable tokens")
+	}
+	who := identity(grant.Access, "", false)
+	if who.Subject == "" {
+		return domain.Identity{}, domain.Grant{}, a.misconfigured(BrokenAnswer, "with an access token that does not say whose it is")
+	}
+	return who, grant, nil
+}
+
 // Refresh exchanges a refresh token. It fails with domain.ErrInvalidGrant if
 // the auth server refuses the token for good, with domain.ErrAuthMisconfigured
 // if it does not take the broker, and with *domain.Unavailable in all other
 // cases, an answer that cannot be read among them: the token may have rotated
 // by then, and a retry inside the auth server's reuse window brings the
 // successor. All three are also an *Error.
-func (c *Client) Refresh(ctx context.Context, token domain.Secret) (domain.Grant, error) {
+func (c *Client) Refresh(ctx context.Context, r domain.Renewal) (domain.Grant, error) {
 	a, err := c.post(ctx, call{
 		op: "refresh", path: c.cfg.RefreshPath, form: c.cfg.Form,
-		fields: map[string]domain.Secret{c.cfg.RefreshTokenField: token},
+		fields: map[string]domain.Secret{c.cfg.RefreshTokenField: r.Refresh},
 	})
 	if err != nil {
 		return domain.Grant{}, err

@@ -86,7 +86,7 @@ func TestWholeLife(t *testing.T) {
 	if first.TokenType != "bearer" || first.AccessLife != 10*time.Minute || first.RefreshLife != time.Hour {
 		t.Errorf("grant: %+v", first)
 	}
-	second, err := c.Refresh(t.Context(), first.Refresh)
+	second, err := c.Refresh(t.Context(), domain.Renewal{Refresh: first.Refresh})
 	if err != nil {
 		t.Fatalf("refresh: %v", err)
 	}
@@ -100,7 +100,7 @@ func TestWholeLife(t *testing.T) {
 	if got := s.Revocations(); !slices.Equal(got, want) {
 		t.Error("the auth server was not told both tokens")
 	}
-	if _, err := c.Refresh(t.Context(), second.Refresh); !errors.Is(err, domain.ErrInvalidGrant) {
+	if _, err := c.Refresh(t.Context(), domain.Renewal{Refresh: second.Refresh}); !errors.Is(err, domain.ErrInvalidGrant) {
 		t.Errorf("refresh after revocation: %v, want ErrInvalidGrant", err)
 	}
 }
@@ -139,7 +139,7 @@ func TestRequests(t *testing.T) {
 			s := newServer(t)
 			c := newClient(t, s.URL, tc.change)
 			grant := signIn(t, c)
-			if _, err := c.Refresh(t.Context(), grant.Refresh); err != nil {
+			if _, err := c.Refresh(t.Context(), domain.Renewal{Refresh: grant.Refresh}); err != nil {
 				t.Fatalf("refresh: %v", err)
 			}
 
@@ -185,7 +185,7 @@ func TestOwnNamesAndPathsBelowTheBase(t *testing.T) {
 		g.TokenType != "Bearer" || g.AccessLife != time.Minute || g.RefreshLife != time.Hour {
 		t.Errorf("grant: %+v", g)
 	}
-	if _, err := c.Refresh(t.Context(), g.Refresh); err != nil {
+	if _, err := c.Refresh(t.Context(), domain.Renewal{Refresh: g.Refresh}); err != nil {
 		t.Errorf("refresh: %v", err)
 	}
 	want := []string{"/api/v1/auth/login/ broker:pw", "/api/v1/auth/renew broker:pw"}
@@ -216,7 +216,7 @@ func TestExpiresIn(t *testing.T) {
 	} {
 		s := newServer(t)
 		s.Always(authapitest.RefreshPath, authapitest.Answer(200, `{"access_token":"a"`+text+`}`))
-		g, err := newClient(t, s.URL).Refresh(t.Context(), domain.NewSecret("r"))
+		g, err := newClient(t, s.URL).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 		if err != nil || g.AccessLife != want {
 			t.Errorf("%s: %v, %v, want %v", text, g.AccessLife, err, want)
 		}
@@ -227,7 +227,7 @@ func TestRefreshWithoutASuccessor(t *testing.T) {
 	s := newServer(t)
 	s.Set(func(o *authapitest.Options) { o.KeepRefresh = true })
 	c := newClient(t, s.URL)
-	g, err := c.Refresh(t.Context(), signIn(t, c).Refresh)
+	g, err := c.Refresh(t.Context(), domain.Renewal{Refresh: signIn(t, c).Refresh})
 	if err != nil || !g.Refresh.Empty() || g.Access.Empty() {
 		t.Errorf("refresh: %+v, %v", g, err)
 	}
@@ -240,7 +240,7 @@ func TestTimeoutIsOfTheWholeCall(t *testing.T) {
 	t.Run("no answer", func(t *testing.T) {
 		s := newServer(t)
 		s.Always(authapitest.RefreshPath, authapitest.NewGate().Before)
-		_, err := newClient(t, s.URL, short).Refresh(t.Context(), domain.NewSecret("r"))
+		_, err := newClient(t, s.URL, short).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 		wantTimeout(t, err)
 	})
 	t.Run("half an answer", func(t *testing.T) {
@@ -250,7 +250,7 @@ func TestTimeoutIsOfTheWholeCall(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		})
-		_, err := newClient(t, s.URL, short).Refresh(t.Context(), domain.NewSecret("r"))
+		_, err := newClient(t, s.URL, short).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 		wantTimeout(t, err)
 	})
 	t.Run("no free connection", func(t *testing.T) {
@@ -276,7 +276,7 @@ func TestTimeoutIsOfTheWholeCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { silent.Close() })
-		_, err = newClient(t, "https://"+silent.Addr().String(), short).Refresh(t.Context(), domain.NewSecret("r"))
+		_, err = newClient(t, "https://"+silent.Addr().String(), short).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 		wantTimeout(t, err)
 	})
 }
@@ -300,7 +300,7 @@ func TestCallerWhoLeaves(t *testing.T) {
 		<-gate.Arrived
 		cancel()
 	}()
-	_, err := c.Refresh(ctx, domain.NewSecret("r"))
+	_, err := c.Refresh(ctx, domain.Renewal{Refresh: domain.NewSecret("r")})
 	wantUnavailable(t, err, authapi.Canceled, 0)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v is not context.Canceled", err)
@@ -308,7 +308,7 @@ func TestCallerWhoLeaves(t *testing.T) {
 
 	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err = c.Refresh(ctx, domain.NewSecret("r"))
+	_, err = c.Refresh(ctx, domain.Renewal{Refresh: domain.NewSecret("r")})
 	wantTimeout(t, err)
 }
 
@@ -319,7 +319,7 @@ func TestNothingIsSentTwice(t *testing.T) {
 	c := newClient(t, s.URL)
 	token := signIn(t, c).Refresh // the connection is in the pool now
 	s.Next(authapitest.RefreshPath, authapitest.Lost)
-	_, err := c.Refresh(t.Context(), token)
+	_, err := c.Refresh(t.Context(), domain.Renewal{Refresh: token})
 	wantUnavailable(t, err, authapi.Network, 0)
 	if n := len(s.Requests(authapitest.RefreshPath)); n != 1 {
 		t.Errorf("%d requests, want 1", n)
@@ -340,7 +340,7 @@ func TestConnectionsAreReused(t *testing.T) {
 	t.Cleanup(web.Close)
 	c := newClient(t, web.URL)
 	for range 10 {
-		_, _ = c.Refresh(t.Context(), domain.NewSecret("r"))
+		_, _ = c.Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 	}
 	if n := opened.Load(); n != 1 {
 		t.Errorf("%d connections for 10 calls, want 1", n)

@@ -163,7 +163,7 @@ func TestBrokenAnswers(t *testing.T) {
 			c := newClient(t, s.URL)
 			_, _, err := c.SignIn(t.Context(), person)
 			wantOutcome(t, err, domain.ErrAuthMisconfigured, authapi.BrokenAnswer)
-			_, err = c.Refresh(t.Context(), domain.NewSecret("r"))
+			_, err = c.Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 			wantUnavailable(t, err, authapi.BrokenAnswer, 0)
 		})
 	}
@@ -225,7 +225,7 @@ func TestTokenRefused(t *testing.T) {
 			s.Always(authapitest.RefreshPath, tc.answer)
 			s.Always(authapitest.RevokePath, tc.answer)
 			c := newClient(t, s.URL)
-			_, err := c.Refresh(t.Context(), domain.NewSecret("r"))
+			_, err := c.Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 			wantOutcome(t, err, tc.want, kind)
 			err = c.Revoke(t.Context(), domain.NewSecret("r"), domain.NewSecret("a"))
 			wantOutcome(t, err, tc.want, kind)
@@ -278,7 +278,7 @@ func TestWhatPasses(t *testing.T) {
 			_, _, err := c.SignIn(t.Context(), person)
 			wantUnavailable(t, err, tc.kind, tc.retry)
 			wantUnavailable(t, c.Register(t.Context(), person), tc.kind, tc.retry)
-			_, err = c.Refresh(t.Context(), grant.Refresh)
+			_, err = c.Refresh(t.Context(), domain.Renewal{Refresh: grant.Refresh})
 			wantUnavailable(t, err, tc.kind, tc.retry)
 			wantUnavailable(t, c.Revoke(t.Context(), grant.Refresh, grant.Access), tc.kind, tc.retry)
 		})
@@ -288,7 +288,7 @@ func TestWhatPasses(t *testing.T) {
 func TestThrottledRefreshPasses(t *testing.T) {
 	s := newServer(t)
 	s.Always(authapitest.RefreshPath, authapitest.TooMany("5"))
-	_, err := newClient(t, s.URL).Refresh(t.Context(), domain.NewSecret("r"))
+	_, err := newClient(t, s.URL).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 	wantUnavailable(t, err, authapi.Throttled, 5*time.Second)
 }
 
@@ -307,7 +307,7 @@ func TestNoConnection(t *testing.T) {
 		"no TLS":       strings.Replace(plain.URL, "http:", "https:", 1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newClient(t, base).Refresh(t.Context(), domain.NewSecret("r"))
+			_, err := newClient(t, base).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 			wantUnavailable(t, err, authapi.Network, 0)
 		})
 	}
@@ -341,7 +341,7 @@ func TestR8_ErrorsHoldNoSecret(t *testing.T) {
 			base := strings.Replace(s.URL, "://", "://"+user+":"+user+"@", 1) + "/?key=" + user
 			c := newClient(t, base)
 			_, _, signInErr := c.SignIn(t.Context(), person)
-			_, refreshErr := c.Refresh(t.Context(), domain.NewSecret(refresh))
+			_, refreshErr := c.Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret(refresh)})
 			revokeErr := c.Revoke(t.Context(), domain.NewSecret(refresh), domain.NewSecret(access))
 			if signInErr == nil || refreshErr == nil {
 				t.Error("no error")
@@ -362,7 +362,7 @@ func TestR8_ErrorsHoldNoSecret(t *testing.T) {
 func TestErrorSaysWhatWasAskedAndAnswered(t *testing.T) {
 	s := newServer(t)
 	s.Always(authapitest.RefreshPath, authapitest.Refuse("invalid_client"))
-	_, err := newClient(t, s.URL).Refresh(t.Context(), domain.NewSecret("r"))
+	_, err := newClient(t, s.URL).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 	const want = "refresh: auth server refuses the broker: answered 400 invalid_client"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
@@ -377,7 +377,7 @@ func TestErrorSaysWhatWasAskedAndAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close()
-	_, err = newClient(t, "http://"+listener.Addr().String()).Refresh(t.Context(), domain.NewSecret("r"))
+	_, err = newClient(t, "http://"+listener.Addr().String()).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
 	if err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("got %q, which does not say why", err)
 	}
