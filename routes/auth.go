@@ -9,7 +9,6 @@ import (
 	"io"
 	"mime"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -38,7 +37,7 @@ type signedIn struct {
 }
 
 func (h *handlers) loginPage(c *fiber.Ctx) error {
-	page := web.LoginPage{Prefix: h.Prefix, ReturnTo: safeReturn(c.Query("return_to"), ""), Register: h.Registration}
+	page := h.newLoginPage(c.Query("return_to"))
 	v, err := h.visit(c)
 	if err != nil {
 		return err
@@ -55,6 +54,13 @@ func (h *handlers) loginPage(c *fiber.Ctx) error {
 	return h.render(c, fiber.StatusOK, func(w *bytes.Buffer) error { return h.pages.Login(w, page) })
 }
 
+func (h *handlers) newLoginPage(returnTo string) web.LoginPage {
+	return web.LoginPage{
+		Prefix: h.Prefix, ReturnTo: safeReturn(returnTo, ""), Register: h.Registration,
+		NoPasswords: h.NoPasswords, Providers: h.providerButtons(),
+	}
+}
+
 func (h *handlers) registerPage(c *fiber.Ctx) error {
 	page := web.RegisterPage{Prefix: h.Prefix, ReturnTo: safeReturn(c.Query("return_to"), "")}
 	return h.render(c, fiber.StatusOK, func(w *bytes.Buffer) error { return h.pages.Register(w, page) })
@@ -66,10 +72,9 @@ func (h *handlers) login(c *fiber.Ctx) error {
 		err = h.signIn(c, in)
 	}
 	return h.formFailed(c, err, func(w *bytes.Buffer, text string) error {
-		return h.pages.Login(w, web.LoginPage{
-			Prefix: h.Prefix, ReturnTo: safeReturn(in.ReturnTo, ""), Register: h.Registration,
-			Email: in.Email, Remember: in.Remember, Error: text,
-		})
+		page := h.newLoginPage(in.ReturnTo)
+		page.Email, page.Remember, page.Error = in.Email, in.Remember, text
+		return h.pages.Login(w, page)
 	})
 }
 
@@ -88,23 +93,12 @@ func (h *handlers) register(c *fiber.Ctx) error {
 }
 
 func (h *handlers) signIn(c *fiber.Ctx, in credentials) error {
-	v, err := h.visit(c)
+	device, err := h.letIn(c, usecase.SignIn{Credentials: h.domainCredentials(c, in), Remember: in.Remember})
 	if err != nil {
 		return err
 	}
-	ticket, rec, err := h.broker.SignIn(c.UserContext(), usecase.SignIn{
-		Credentials: h.domainCredentials(c, in),
-		IP:          v.IP,
-		Remember:    in.Remember,
-		Ticket:      v.Ticket,
-		UserAgent:   c.Get(fiber.HeaderUserAgent),
-	})
-	if err != nil {
-		return err
-	}
-	h.setCookie(c, ticket.Reveal(), rec)
 	if isJSON(c) {
-		return c.JSON(signedIn{DeviceID: rec.DeviceID, ReturnTo: h.landing(c, in.ReturnTo)})
+		return c.JSON(signedIn{DeviceID: device, ReturnTo: h.landing(c, in.ReturnTo)})
 	}
 	return c.Redirect(h.landing(c, in.ReturnTo), fiber.StatusSeeOther)
 }
@@ -122,43 +116,8 @@ func (h *handlers) formFailed(c *fiber.Ctx, err error, form func(w *bytes.Buffer
 	if a.status >= 500 {
 		h.Log.WarnContext(c.UserContext(), "answered with an error", "status", a.status, "code", a.code, "error", err)
 	}
-	if a.retry > 0 {
-		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(int((a.retry+time.Second-1)/time.Second)))
-	}
+	setRetryAfter(c, a.retry)
 	return h.render(c, a.status, func(w *bytes.Buffer) error { return form(w, a.detail) })
-}
-
-// logoutPage shows a button. A GET that signs out could be planted as a picture.
-func (h *handlers) logoutPage(c *fiber.Ctx) error {
-	return h.confirm(c, "Log out of this device?", "This browser is signed out at once. Your other devices stay signed in.", "/logout", "Log out")
-}
-
-// logout ends this device. That it is not signed in is as good.
-func (h *handlers) logout(c *fiber.Ctx) error {
-	v, err := h.visit(c)
-	if err != nil {
-		return err
-	}
-	s, err := h.broker.Open(c.UserContext(), v)
-	if err == nil {
-		err = h.broker.SignOut(c.UserContext(), s.Record, s.Record.DeviceID)
-	}
-	switch {
-	case err == nil, errors.Is(err, domain.ErrNoTicket), errors.Is(err, domain.ErrBadTicket),
-		errors.Is(err, domain.ErrSignedOut), errors.Is(err, domain.ErrNotFound):
-	default:
-		return err
-	}
-	h.clearCookie(c)
-	return h.gone(c)
-}
-
-// gone answers after this device was signed out.
-func (h *handlers) gone(c *fiber.Ctx) error {
-	if wantsPage(c) {
-		return c.Redirect(h.Prefix+"/login", fiber.StatusSeeOther)
-	}
-	return c.SendStatus(fiber.StatusNoContent)
 }
 
 // sessionAnswer is who a browser is signed in as.
@@ -170,7 +129,11 @@ type sessionAnswer struct {
 	Roles         []string        `json:"roles"`
 	DeviceID      domain.DeviceID `json:"device_id"`
 	DeviceName    string          `json:"device_name"`
+	Provider      string          `json:"provider"`
 	SignedInAt    time.Time       `json:"signed_in_at"`
+	ProvedAt      time.Time       `json:"proved_at"` // when the person last proved who they are
+	ACR           string          `json:"acr,omitempty"`
+	AMR           []string        `json:"amr,omitempty"`
 	ExpiresAt     time.Time       `json:"expires_at"`
 	Refreshable   bool            `json:"refreshable"`
 }
@@ -190,7 +153,7 @@ func (h *handlers) session(c *fiber.Ctx) error {
 	return c.JSON(sessionAnswer{
 		Issuer: r.Owner.Issuer, Subject: r.Owner.Subject, Email: r.Email, EmailVerified: r.EmailVerified,
 		Roles: append([]string{}, r.Roles...), DeviceID: r.DeviceID, DeviceName: deviceName(r),
-		SignedInAt: r.AuthTime, ExpiresAt: r.ExpiresAt, Refreshable: r.Refreshable(domain.Now(h.Now)),
+		Provider: r.Provider, SignedInAt: r.AuthTime, ProvedAt: r.LastProof(), ACR: r.ACR, AMR: r.AMR, ExpiresAt: r.ExpiresAt, Refreshable: r.Refreshable(domain.Now(h.Now)),
 	})
 }
 

@@ -43,7 +43,7 @@ func (h *handlers) cookies(c *fiber.Ctx) (ticket, rest string, err error) {
 }
 
 func splitCookies(header, name string) (ticket, rest string, err error) {
-	if !strings.Contains(header, name) {
+	if !strings.Contains(header, name) && !strings.Contains(header, workCookie) {
 		return "", header, nil
 	}
 	var kept strings.Builder
@@ -59,6 +59,9 @@ func splitCookies(header, name string) (ticket, rest string, err error) {
 				return "", "", errTwoTickets
 			}
 			found, ticket = true, strings.TrimLeft(value, " \t")
+			continue
+		}
+		if isWorkCookie(key) {
 			continue
 		}
 		if kept.Len() > 0 {

@@ -69,7 +69,7 @@ func (h *handlers) devices(c *fiber.Ctx) error {
 		b := web.Describe(r.UserAgent)
 		list.Devices = append(list.Devices, device{
 			ID: r.DeviceID, Current: r.DeviceID == me.DeviceID, Name: deviceName(r), GivenName: r.Name,
-			Browser: b.Name, System: b.System, Kind: b.Kind, Method: r.Provider,
+			Browser: b.Name, System: b.System, Kind: b.Kind, Method: h.methodTitle(r.Provider),
 			CreatedAt: r.CreatedAt, CreatedIP: r.CreatedIP, SignedInAt: r.AuthTime,
 			LastSeenAt: r.LastSeenAt, LastSeenIP: r.LastSeenIP, ExpiresAt: r.ExpiresAt,
 		})
@@ -92,7 +92,7 @@ func (h *handlers) devicesPage(c *fiber.Ctx, me domain.Record, records []domain.
 			Browser: b.Name, BrowserVersion: b.Version, System: b.System, Kind: b.Kind,
 			Current: r.DeviceID == me.DeviceID, New: now.Sub(r.CreatedAt) < newFor, Stale: now.Sub(r.LastSeenAt) > staleAfter,
 			LastSeen: r.LastSeenAt, SignedIn: r.AuthTime, FirstSeen: r.CreatedAt, EndsAt: r.ExpiresAt,
-			LastIP: r.LastSeenIP, FirstIP: r.CreatedIP, Method: r.Provider,
+			LastIP: r.LastSeenIP, FirstIP: r.CreatedIP, Method: h.methodTitle(r.Provider),
 		})
 	}
 	return h.render(c, fiber.StatusOK, func(w *bytes.Buffer) error { return h.pages.Devices(w, page) })
@@ -171,36 +171,54 @@ func (h *handlers) renameTo(c *fiber.Ctx) error {
 }
 
 func (h *handlers) signOut(c *fiber.Ctx) error {
-	if _, err := h.signOutOne(c); err != nil {
+	if _, _, err := h.signOutOne(c); err != nil {
 		return err
 	}
 	return c.SendStatus(fiber.StatusNoContent)
 }
 
 func (h *handlers) signOutForm(c *fiber.Ctx) error {
-	current, err := h.signOutOne(c)
+	me, current, err := h.signOutOne(c)
 	switch {
 	case err != nil:
 		return err
 	case current:
-		return c.Redirect(h.Prefix+"/login", fiber.StatusSeeOther)
+		return h.gone(c, me)
 	}
 	return h.backToDevices(c, "ended")
 }
 
 // signOutOne ends the device that the path names, and says whether it was this one.
-func (h *handlers) signOutOne(c *fiber.Ctx) (current bool, err error) {
+func (h *handlers) signOutOne(c *fiber.Ctx) (me domain.Record, current bool, err error) {
 	me, id, err := h.mine(c)
 	if err != nil {
-		return false, err
+		return me, false, err
 	}
 	if err := h.broker.SignOut(c.UserContext(), me, id); err != nil {
-		return false, err
+		return me, false, err
 	}
 	if current = id == me.DeviceID; current {
 		h.clearCookie(c)
 	}
-	return current, nil
+	return me, current, nil
+}
+
+// confirmSignOut shows a button for what the form of the same address does.
+func (h *handlers) confirmSignOut(c *fiber.Ctx) error {
+	me, id, err := h.mine(c)
+	if err != nil {
+		return err
+	}
+	records, err := h.broker.Devices(c.UserContext(), me)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.DeviceID == id {
+			return h.confirm(c, "Log out "+deviceName(r)+"?", "It is refused from now on, and its open pages stop updating.", "/devices/"+id.String()+"/sign-out", "Log out")
+		}
+	}
+	return domain.ErrNotFound
 }
 
 // signOutMany ends all other devices, or all. What it is asked for has to be
@@ -230,10 +248,14 @@ func (h *handlers) signOutOthersForm(c *fiber.Ctx) error {
 }
 
 func (h *handlers) signOutAllForm(c *fiber.Ctx) error {
-	if _, err := h.endAll(c); err != nil {
+	me, err := h.me(c)
+	if err == nil {
+		_, err = h.broker.SignOutAll(c.UserContext(), me)
+	}
+	if err != nil {
 		return err
 	}
-	return c.Redirect(h.Prefix+"/login", fiber.StatusSeeOther)
+	return h.gone(c, me)
 }
 
 func (h *handlers) endOthers(c *fiber.Ctx) (int, error) {

@@ -40,7 +40,7 @@ var (
 )
 
 // CSRFRefusals are the codes of requests that did not prove where they come from.
-var CSRFRefusals = []string{errForeignOrigin.code, errNoOrigin.code, errNoCSRFHeader.code}
+var CSRFRefusals = []string{errForeignOrigin.code, errNoOrigin.code, errNoCSRFHeader.code, errNoDoubleSubmit.code}
 
 // methodNotAllowed is the refusal of a method. Allow lists those that there are.
 type methodNotAllowed struct{ allow string }
@@ -54,6 +54,7 @@ type answer struct {
 	detail string // a sentence for people
 	retry  time.Duration
 	login  bool // signing in helps
+	proof  bool // proving once more who one is helps
 	clear  bool // this very request has seen the device end
 	allow  string
 }
@@ -66,6 +67,7 @@ func answerTo(err error) answer {
 		method      *methodNotAllowed
 		refused     *domain.Refused
 		unavailable *domain.Unavailable
+		failure     *domain.SignInFailure
 		up          *upstream.Error
 		fromFiber   *fiber.Error
 	)
@@ -78,6 +80,12 @@ func answerTo(err error) answer {
 		return a
 	case errors.Is(err, errAllowedNow):
 		return answer{status: 503, code: "try_again", detail: "This was refused a moment ago and would be allowed now; try again.", retry: time.Second}
+	case errors.As(err, &failure):
+		return answerToFailure(failure)
+	case errors.Is(err, domain.ErrProofTooOld):
+		return answer{status: 403, code: "reauthentication_required", detail: "You signed in a while ago. Prove once more who you are to do this; the device in your hand needs no proof to be logged out.", proof: true}
+	case errors.Is(err, domain.ErrAnotherOwner):
+		return answer{status: 403, code: "another_account", detail: "You have signed in as somebody else than this device belongs to. Nothing was changed."}
 	case errors.Is(err, domain.ErrNoTicket):
 		return answer{status: 401, code: "sign_in_required", detail: "Sign in first.", login: true}
 	case errors.Is(err, domain.ErrBadTicket):
@@ -128,6 +136,38 @@ func answerToRefused(r *domain.Refused) answer {
 	}
 	if a.detail == "" {
 		a.detail = "The sign-in server did not accept this."
+	}
+	return a
+}
+
+// answerToFailure explains why a sign-in at a provider came to nothing. What the
+// provider itself says of it is for the log: it comes by the browser's address,
+// where anybody may have written it.
+func answerToFailure(f *domain.SignInFailure) answer {
+	a := answer{status: 400, code: "sign_in_" + string(f.Reason)}
+	switch f.Reason {
+	case domain.SignInDeclined:
+		a.status, a.detail = 403, "The sign-in was cancelled, or it was not allowed."
+	case domain.SignInInteraction:
+		a.detail = "The provider has to ask you something first. Sign in again."
+	case domain.SignInMismatch:
+		a.detail = "This sign-in was not begun in this browser, or is not under way any more. Begin again."
+	case domain.SignInTooLate:
+		a.detail = "This sign-in took too long, or was used before. Begin again."
+	case domain.SignInTooOld:
+		a.status, a.detail = 403, "The provider did not ask you to prove who you are. Sign in there once more, with your password or whatever you use."
+	case domain.SignInUnavailable:
+		a.status, a.detail, a.retry = 503, "The sign-in provider cannot be reached right now. Try again in a moment.", time.Second
+		if passing := (*domain.Unavailable)(nil); errors.As(f.Err, &passing) {
+			a.retry = max(a.retry, passing.Retry)
+		}
+	case domain.SignInUntrusted:
+		a.detail = "What the provider says could not be verified, so nobody was signed in."
+		if !errors.Is(f.Err, domain.ErrBadInput) {
+			a.status = 502
+		}
+	default:
+		a.status, a.code, a.detail = 502, "sign_in_refused", "The sign-in provider does not accept this service. Its operator has to look into it."
 	}
 	return a
 }
@@ -184,10 +224,10 @@ func (h *handlers) write(c *fiber.Ctx, a answer) error {
 	if a.allow != "" {
 		c.Set(fiber.HeaderAllow, a.allow)
 	}
-	if a.retry > 0 {
-		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(a.retry.Seconds()))))
-	}
+	setRetryAfter(c, a.retry)
 	switch {
+	case a.proof && page:
+		return c.Redirect(h.proofURL(c), fiber.StatusSeeOther)
 	case a.login && page:
 		return h.sendToLogin(c)
 	case page:
@@ -199,7 +239,16 @@ func (h *handlers) write(c *fiber.Ctx, a answer) error {
 	if a.login {
 		body["login_url"] = h.Prefix + "/login"
 	}
+	if a.proof {
+		body["reauthenticate_url"] = h.proofURL(c)
+	}
 	return c.Status(a.status).JSON(body)
+}
+
+func setRetryAfter(c *fiber.Ctx, retry time.Duration) {
+	if retry > 0 {
+		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(retry.Seconds()))))
+	}
 }
 
 // messageFor is the page of an error, with a way on where there is one.

@@ -86,11 +86,12 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 		return reply{}, err
 	}
 	out.Upgrade = upgradeOf(c)
+	var tokens domain.Tokens // none on a route that everybody may use
 	if known {
 		out.Header = to.Identity.appendTo(out.Header, session.Record)
-		setBearer(out, session.Record.Tokens.Access)
+		tokens = session.Record.Tokens
 	}
-	if r.Response, err = x.ask(to, out); err != nil {
+	if r.Response, err = h.ask(x, to, out, tokens); err != nil {
 		return reply{}, err
 	}
 	if r.Status != fiber.StatusUnauthorized || !known {
@@ -105,8 +106,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 		return r, nil // the upstream's 401 is the answer
 	}
 	finish(r.Response)
-	setBearer(out, session.Record.Tokens.Access)
-	if r.Response, err = x.ask(to, out); err != nil {
+	if r.Response, err = h.ask(x, to, out, session.Record.Tokens); err != nil {
 		return reply{}, err
 	}
 	return r, nil
@@ -171,11 +171,25 @@ func (h *handlers) publicPort() string {
 	return ""
 }
 
-// setBearer puts the token into the place that RequestHeader has kept for it.
-func setBearer(r *upstream.Request, token domain.Secret) {
+// ask sends a request to its upstream with the device's access token, if it has
+// one.
+func (h *handlers) ask(x *exchange, to destination, out *upstream.Request, t domain.Tokens) (*upstream.Response, error) {
+	switch {
+	case t.Access.Empty():
+	case !t.DPoPKey.Empty():
+		return h.askWithProof(x, to, out, t)
+	default:
+		setAuthorization(out, "Bearer", t.Access)
+	}
+	return x.ask(to, out)
+}
+
+// setAuthorization puts the token into the place that RequestHeader has kept for
+// it.
+func setAuthorization(r *upstream.Request, scheme string, token domain.Secret) {
 	for i := range r.Header {
 		if f := &r.Header[i]; f.Name == fiber.HeaderAuthorization {
-			f.Value = "Bearer " + token.Reveal()
+			f.Value = scheme + " " + token.Reveal()
 		}
 	}
 }

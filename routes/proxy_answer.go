@@ -64,7 +64,7 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 
 func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 	date := ""
-	for _, f := range upstream.ResponseHeader(r.Header, h.cookieName()) {
+	for _, f := range upstream.ResponseHeader(r.Header, h.cookieName(), workCookie+"*", "__Host-"+workCookie+"*") {
 		if h.HSTS != "" && strings.EqualFold(f.Name, fiber.HeaderStrictTransportSecurity) {
 			continue // it speaks for the whole host, so it is ours to say
 		}

@@ -18,7 +18,9 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 
+	"cloakroom/infra/dpop"
 	"cloakroom/infra/metrics"
+	"cloakroom/infra/seal"
 	"cloakroom/infra/tunnel"
 	"cloakroom/routes/web"
 	"cloakroom/usecase"
@@ -35,6 +37,11 @@ type Config struct {
 	HSTS           string         // Strict-Transport-Security of every answer, an upstream's too; "" for none
 	SameSiteStrict bool           // SameSite=Strict instead of Lax
 	Registration   bool           // the auth server registers people
+	NoPasswords    bool           // nobody signs in by a password here: there are Providers alone
+	Providers      []Provider     // whom people can sign in with
+	// Seal is what the cookies of sign-ins under way are sealed with; needed if
+	// there are Providers. All replicas have the same keys.
+	Seal *seal.Keyring
 	// AbsoluteLifetime is how long a sign-in can last: needed, for the cookie
 	// of those who want to be remembered.
 	AbsoluteLifetime time.Duration
@@ -57,6 +64,7 @@ type handlers struct {
 	underway live
 	tunnels  tunnels
 	draining atomic.Bool
+	nonces   dpop.Nonces // of upstreams
 }
 
 // New returns the surface over a broker and the table of upstreams.
@@ -76,7 +84,20 @@ func (h *Handlers) Mount(app *fiber.App) {
 
 	auth := app.Group(h.Prefix)
 	auth.Get("/login", h.loginPage)
-	auth.Post("/login", h.login)
+	if !h.NoPasswords {
+		auth.Post("/login", h.login)
+	}
+	if len(h.Providers) > 0 {
+		auth.Get("/login/:provider", h.startLink)
+		auth.Post("/login/:provider", h.startForm)
+		auth.Get("/login/:provider/icon", h.icon)
+		auth.Post("/login/:provider/credential", h.credential)
+		auth.Get("/callback/:provider", h.callback)
+		auth.Get("/logout/done", h.logoutDone)
+		auth.Post("/backchannel-logout", h.backchannelLogout)
+	}
+	auth.Get("/reauthenticate", h.reauthenticatePage)
+	auth.Post("/reauthenticate", h.reauthenticate)
 	if h.Registration {
 		auth.Get("/register", h.registerPage)
 		auth.Post("/register", h.register)
@@ -95,6 +116,7 @@ func (h *Handlers) Mount(app *fiber.App) {
 	auth.Post("/devices/sign-out-others", h.signOutOthersForm)
 	auth.Post("/devices/sign-out-all", h.signOutAllForm)
 	auth.Post("/devices/:id/rename", h.renameForm)
+	auth.Get("/devices/:id/sign-out", h.confirmSignOut)
 	auth.Post("/devices/:id/sign-out", h.signOutForm)
 
 	auth.Get("/static/:name", h.static)

@@ -45,7 +45,7 @@ func (b *Broker) EndByProvider(ctx context.Context, name string, n domain.Logout
 	for try := 1; ; try++ {
 		went, err := b.deleteNoticed(ctx, p.Issuer, n)
 		for _, rec := range went {
-			b.logEnd(ctx, rec, "signed_out_at_provider")
+			b.logEnd(ctx, rec, endAtProvider)
 			b.revoke(ctx, rec, rec.Tokens)
 		}
 		ended += len(went)

@@ -82,15 +82,16 @@ var RevokeResults = []string{RevokeDone, RevokeFailed, RevokeGivenUp}
 
 // Why a device has ended, beside what time brings (domain.End).
 const (
-	endSignedOut          = "signed_out"           // by its own browser
-	endSignedOutElsewhere = "signed_out_elsewhere" // by the person, on another device
-	endRefused            = "refresh_refused"      // by the auth server's invalid_grant
-	endReplaced           = "replaced_by_sign_in"  // by somebody else's sign-in in its browser
+	endSignedOut          = "signed_out"             // by its own browser
+	endSignedOutElsewhere = "signed_out_elsewhere"   // by the person, on another device
+	endRefused            = "refresh_refused"        // by the auth server's invalid_grant
+	endAtProvider         = "signed_out_at_provider" // by the provider's word
+	endReplaced           = "replaced_by_sign_in"    // by somebody else's sign-in in its browser
 )
 
 // EndReasons are all of them.
 var EndReasons = []string{
-	endSignedOut, endSignedOutElsewhere, endRefused, endReplaced,
+	endSignedOut, endSignedOutElsewhere, endRefused, endAtProvider, endReplaced,
 	string(domain.EndedIdle), string(domain.EndedAbsolute), string(domain.EndedTokens),
 }
 
@@ -135,7 +136,7 @@ func signInResult(err error) string {
 	switch {
 	case err == nil:
 		return SignInOK
-	case errors.As(err, &refused):
+	case errors.As(err, &refused), errors.Is(err, domain.ErrBadInput), errors.Is(err, domain.ErrAnotherOwner):
 		return SignInRefused
 	case errors.Is(err, domain.ErrAuthMisconfigured):
 		return SignInMisconfigured

@@ -16,7 +16,7 @@ import (
 // newMetrics knows every word that the layers have for what they count.
 func newMetrics(s settings.Settings) *metrics.Metrics {
 	w := metrics.Words{
-		Providers:   []string{provider},
+		Providers:   providerNames(s),
 		Outcomes:    usecase.RefreshOutcomes,
 		Shared:      usecase.RefreshShared,
 		Results:     usecase.SignInResults,

@@ -31,10 +31,6 @@ import (
 	"cloakroom/usecase"
 )
 
-// provider is the name of the sign-in method of a JSON auth server. It is shown
-// on the devices page.
-const provider = "Password"
-
 // Run listens on the address in the settings and serves until ctx ends, as Serve
 // does.
 func Run(ctx context.Context, s settings.Settings, again Reload, log *slog.Logger) error {
@@ -81,21 +77,20 @@ func ServeReloading(ctx context.Context, l net.Listener, s settings.Settings, ag
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 
-	client := authapi.New(authapi.Config{
-		BaseURL:      s.AuthURL,
-		RegisterPath: s.AuthRegisterPath, LoginPath: s.AuthLoginPath, RefreshPath: s.AuthRefreshPath, RevokePath: s.AuthRevokePath,
-		Form:       s.AuthBody == "form",
-		LoginForm:  s.AuthLoginBody == "form",
-		TrustEmail: s.AuthTrustEmail,
-		EmailField: s.AuthEmailField, PasswordField: s.AuthPasswordField, RefreshTokenField: s.AuthRefreshTokenField,
-		AccessTokenAnswer: s.AuthAnswerAccessToken, RefreshTokenAnswer: s.AuthAnswerRefreshToken, TokenTypeAnswer: s.AuthAnswerTokenType,
-		ExpiresInAnswer: s.AuthAnswerExpiresIn, RefreshExpiresInAnswer: s.AuthAnswerRefreshExpiresIn,
-		Timeout: s.AuthTimeout,
-	})
-	defer client.Close()
+	client := newAuthClient(s)
+	if client != nil {
+		defer client.Close()
+	}
+
+	providers, err := openProviders(s)
+	if err != nil {
+		return err
+	}
+	defer providers.close()
 
 	b := usecase.New(store, usecase.Config{
-		Providers: []usecase.Provider{{Name: provider, Issuer: s.AuthIssuer, AnyIssuer: true, Tokens: client, Passwords: client}},
+		Providers: providers.toUse(s, client),
+		ProofAge:  s.ReauthenticateAfter,
 		Lifetimes: domain.Lifetimes{
 			Access: s.AccessTokenLifetime, Refresh: s.RefreshTokenLifetime,
 			Idle: s.IdleTimeout, Absolute: s.AbsoluteLifetime,
@@ -116,7 +111,7 @@ func ServeReloading(ctx context.Context, l net.Listener, s settings.Settings, ag
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(behind) })
-	err = serveHTTP(ctx, l, cert, s, again, log, b, store, m)
+	err = serveHTTP(ctx, l, cert, s, again, log, b, store, m, providers, client)
 	// The work behind ends first, so that what it gives back is drained too.
 	stopBehind()
 	running.Wait()
@@ -129,7 +124,7 @@ func ServeReloading(ctx context.Context, l net.Listener, s settings.Settings, ag
 
 // serveHTTP puts the surface over b and serves it until ctx ends and what was
 // under way then is done or out of time.
-func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s settings.Settings, again Reload, log *slog.Logger, b *usecase.Broker, store repo.Store, m *metrics.Metrics) error {
+func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s settings.Settings, again Reload, log *slog.Logger, b *usecase.Broker, store repo.Store, m *metrics.Metrics, providers providers, client *authapi.Client) error {
 	pages, err := web.New()
 	if err != nil {
 		return fmt.Errorf("pages: %w", err)
@@ -139,7 +134,14 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 		return fmt.Errorf("routes: %w", err)
 	}
 	tellOverlaps(ctx, s.Routes, log)
-	h := routes.New(b, pages, table, surface(s, log, m))
+	surface := surface(s, log, m)
+	if surface.Providers, err = providers.toShow(s, client, pages); err != nil {
+		return err
+	}
+	if surface.Seal, err = pendingKeys(s); err != nil {
+		return err
+	}
+	h := routes.New(b, pages, table, surface)
 	now := inForce{settings: s, engines: engines, surface: h, log: log}
 	defer func() { now.engines.closeBut(nil) }()
 	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, Expect: h.Expect, TrustedProxies: s.TrustedProxies, Logger: log})
@@ -240,7 +242,8 @@ func surface(s settings.Settings, log *slog.Logger, m *metrics.Metrics) routes.C
 		Prefix:         s.Prefix,
 		TrustedProxies: s.TrustedProxies,
 		SameSiteStrict: strings.EqualFold(s.CookieSameSite, "strict"),
-		Registration:   s.AuthRegisterPath != "",
+		Registration:   s.AuthURL != nil && s.AuthRegisterPath != "",
+		NoPasswords:    s.AuthURL == nil,
 
 		AbsoluteLifetime: s.AbsoluteLifetime,
 		Now:              time.Now,

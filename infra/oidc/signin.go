@@ -169,7 +169,7 @@ func (p *Provider) believe(ctx context.Context, m *metadata, tx domain.Transacti
 
 // Credential checks an ID token that a page got from Google Identity Services
 // and handed on, with the nonce that the page was given, or without if nonce is
-// empty. It brings no tokens but that. It fails like Finish; a token that does
+// empty. It brings no tokens but that, which serves as the access token too. It fails like Finish; a token that does
 // not pass is the sender's fault, domain.ErrBadInput.
 func (p *Provider) Credential(ctx context.Context, token domain.Secret, nonce string) (domain.Authentication, error) {
 	t, err := p.idToken(ctx, token.Reveal(), func(t *idToken) error {
@@ -181,7 +181,11 @@ func (p *Provider) Credential(ctx context.Context, token domain.Secret, nonce st
 	if err != nil {
 		return domain.Authentication{}, notBelieved("credential", domain.ErrBadInput, err)
 	}
-	return p.authentication(t, t.claims, domain.Grant{ID: token}), nil
+	return p.authentication(t, t.claims, domain.Grant{
+		TokenType: "Bearer", Access: token, ID: token,
+		// Its own iat would not do: it was not issued just now.
+		AccessLife: max(t.verified.Expiry.Sub(p.cfg.Now()), time.Millisecond),
+	}), nil
 }
 
 func (p *Provider) authentication(t *idToken, said claims, g domain.Grant) domain.Authentication {

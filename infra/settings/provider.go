@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"errors"
 	"net/url"
 	"regexp"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"cloakroom/domain"
+	"cloakroom/infra/oidc"
 	"cloakroom/infra/settings/schema"
 )
 
@@ -51,6 +53,8 @@ type Provider struct {
 	// the auth server, to which the ID token is shown.
 	Exchange string `name:"exchange" enum:"none,auth-server"`
 	DPoP     bool   `name:"dpop"`
+	// ReauthenticatePrompt is what has people prove once more who they are.
+	ReauthenticatePrompt string `name:"reauthenticate-prompt"`
 	// KeepSession leaves people signed in at the provider when they log out here.
 	KeepSession bool `name:"keep-session"`
 
@@ -105,6 +109,68 @@ func (p Provider) PresetName() string {
 	return p.Preset
 }
 
+// ShownTitle is what people call it.
+func (p Provider) ShownTitle() string {
+	known := map[string]string{"google": "Google", "keycloak": "Keycloak", "entra": "Microsoft", "auth0": "Auth0", "okta": "Okta"}
+	return cmp.Or(p.Title, known[p.PresetName()], p.Name)
+}
+
+// ProofPrompt is what has people prove once more who they are. Google does not
+// know the standard's way and does not say when somebody signed in there.
+func (p Provider) ProofPrompt() string {
+	if p.ReauthenticatePrompt == "" && p.PresetName() == "google" {
+		return "select_account"
+	}
+	return cmp.Or(p.ReauthenticatePrompt, "login")
+}
+
+// Client is the provider as infra/oidc knows it: what its preset says, and over
+// it what is set.
+func (p Provider) Client() oidc.Config {
+	c, _ := oidc.Preset(p.PresetName())
+	c.Name, c.Issuer = p.Name, cmp.Or(p.Issuer, c.Issuer)
+	c.ClientID, c.ClientSecret, c.PrivateKey, c.KeyID, c.AuthMethod = p.ClientID, p.ClientSecret, p.ClientKey, p.KeyID, p.ClientAuth
+	switch p.AssertionAudience {
+	case "issuer":
+		c.AssertionAudience = ""
+	case oidc.TokenEndpoint:
+		c.AssertionAudience = oidc.TokenEndpoint
+	}
+	if scopes := strings.Fields(p.Scopes); scopes != nil {
+		c.Scopes = scopes
+	}
+	if p.Exchange == ExchangeAuthServer && p.Scopes == "" {
+		// The provider's own tokens are of no use then, and Google would ask
+		// people for more than it takes to know who they are.
+		c.Scopes, c.Prompt = []string{"openid", "email", "profile"}, ""
+		c.AuthParams = map[string]string{"access_type": "online"}
+		if p.PresetName() != "google" {
+			c.AuthParams = nil
+		}
+	}
+	c.Prompt = cmp.Or(p.Prompt, c.Prompt)
+	if more, err := url.ParseQuery(p.Authorize); err == nil {
+		for name := range more {
+			if c.AuthParams == nil {
+				c.AuthParams = map[string]string{}
+			}
+			c.AuthParams[name] = more.Get(name)
+		}
+	}
+	c.Claims.Email = cmp.Or(p.EmailClaim, c.Claims.Email)
+	c.Claims.EmailVerified = cmp.Or(p.EmailVerifiedClaim, c.Claims.EmailVerified)
+	c.Claims.Name = cmp.Or(p.NameClaim, c.Claims.Name)
+	if roles := strings.Fields(p.RolesClaim); roles != nil {
+		c.Claims.Roles = roles
+	}
+	c.Algorithms = strings.Fields(p.Algorithms)
+	if p.UserInfo != "" {
+		c.UserInfo = p.UserInfo == "true"
+	}
+	c.DPoP, c.TrustEmail, c.LooseLogoutType, c.PlainHTTP = p.DPoP, p.TrustEmail, p.UnsafeLogoutType, p.UnsafePlainHTTP
+	return c
+}
+
 // TakesCredentials reports whether ID tokens are taken from pages.
 func (p Provider) TakesCredentials() bool {
 	return p.Credential == "true" || p.Credential == "" && p.PresetName() == "google"
@@ -123,6 +189,7 @@ func checkProviders(s Settings, l *schema.Loaded) {
 }
 
 func checkProvider(s Settings, p Provider, where string, l *schema.Loaded) {
+	before := len(l.Problems())
 	reject := func(sentence string) { l.Rejectf("%s: %s", where, sentence) }
 	if !providerName.MatchString(p.Name) {
 		reject("has no plain name; give 1 to 32 lower-case letters, digits and hyphens, a letter first, for example google")
@@ -161,4 +228,20 @@ func checkProvider(s Settings, p Provider, where string, l *schema.Loaded) {
 	if _, err := url.ParseQuery(p.Authorize); err != nil {
 		reject("has authorize parameters that cannot be read; write for example hd=example.com&ui_locales=de")
 	}
+	for _, alg := range strings.Fields(p.Algorithms) {
+		if !slices.Contains([]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}, alg) {
+			reject("has algorithms that are no asymmetric signatures; write for example RS256 ES256")
+			break
+		}
+	}
+	if len(l.Problems()) > before {
+		return
+	}
+	client, err := oidc.New(p.Client())
+	if err != nil {
+		_, said, _ := strings.Cut(err.Error(), ": ")
+		reject("cannot be used: " + said + "; see docs/openid.md")
+		return
+	}
+	client.Close()
 }

@@ -218,7 +218,8 @@ func responseField(name string) kind {
 	return endToEnd
 }
 
-// setsCookie reports whether a Set-Cookie field is for one of names, as lenient
+// setsCookie reports whether a Set-Cookie field is for one of names, of which one
+// that ends in * stands for all that begin like it, as lenient
 // readers see it: RFC 6265, section 5.2, trims the name; browsers send a cookie
 // without a name as its bare value, so that "=name=value" comes back as ours.
 func setsCookie(value string, names []string) bool {
@@ -226,7 +227,8 @@ func setsCookie(value string, names []string) bool {
 	name, _, _ := strings.Cut(strings.TrimLeft(pair, " \t="), "=")
 	name = strings.TrimRight(name, " \t")
 	for _, n := range names {
-		if strings.EqualFold(name, n) {
+		begin, open := strings.CutSuffix(n, "*")
+		if strings.EqualFold(name, n) || open && len(name) >= len(begin) && strings.EqualFold(name[:len(begin)], begin) {
 			return true
 		}
 	}

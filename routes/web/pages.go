@@ -11,7 +11,18 @@ type LoginPage struct {
 	Remember bool   // the box is ticked
 	Register bool   // the auth server takes new accounts: link to the form
 	Notice   string // what has happened, for instance that an account was made
-	Error    string // why the last try was refused
+	// NoPasswords leaves the form out: there are Providers alone.
+	NoPasswords bool
+	Providers   []ProviderButton
+	Error       string // why the last try was refused
+}
+
+// ProviderButton is a provider to sign in with. Its form posts return_to, and
+// remember=1 if that is ticked, to {Prefix}/login/{Name}.
+type ProviderButton struct {
+	Name  string // in the path
+	Title string // "Google"
+	Icon  string // a local path; empty shows none
 }
 
 // Login writes the page to w. If it fails, nothing was written.
@@ -34,6 +45,23 @@ type RegisterPage struct {
 func (p *Pages) Register(w io.Writer, page RegisterPage) error {
 	page.Prefix = prefixOr(page.Prefix)
 	return p.write(w, "register", page)
+}
+
+// ReauthenticatePage asks somebody who is signed in to prove once more who they
+// are. Its form posts return_to, and password if there is no Provider, to
+// {Prefix}/reauthenticate.
+type ReauthenticatePage struct {
+	Prefix   string // where the broker's own paths begin; empty means /auth
+	ReturnTo string // where to go afterwards, already found safe
+	Email    string // who it is
+	Provider string // where they sign in; empty for a password
+	Error    string // why the last try was refused
+}
+
+// Reauthenticate writes the page to w. If it fails, nothing was written.
+func (p *Pages) Reauthenticate(w io.Writer, page ReauthenticatePage) error {
+	page.Prefix = prefixOr(page.Prefix)
+	return p.write(w, "reauthenticate", page)
 }
 
 // ConfirmPage says what is about to happen and has one button that does it. A

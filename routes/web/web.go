@@ -29,7 +29,7 @@ const defaultPrefix = "/auth"
 
 // pageNames lists the pages. Each is a file under templates that defines
 // "title" and "main"; layout.html puts the two in their frame.
-var pageNames = []string{"login", "register", "devices", "confirm", "message"}
+var pageNames = []string{"login", "register", "devices", "confirm", "message", "reauthenticate"}
 
 // assetTypes are the kinds of files that may lie under static.
 var assetTypes = map[string]string{
@@ -74,6 +74,7 @@ func newPages(files fs.FS) (*Pages, error) {
 		p.Devices(io.Discard, DevicesPage{Devices: []Device{{}}}),
 		p.Confirm(io.Discard, ConfirmPage{}),
 		p.Message(io.Discard, MessagePage{}),
+		p.Reauthenticate(io.Discard, ReauthenticatePage{}),
 	)
 }
 

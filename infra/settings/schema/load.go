@@ -159,6 +159,9 @@ func (l *Loaded) WhereItem(name string, index int) string {
 	return l.Where(name)
 }
 
+// Problems returns what was found so far.
+func (l *Loaded) Problems() Problems { return l.problems }
+
 // Err returns the Problems, or nil.
 func (l *Loaded) Err() error {
 	if len(l.problems) == 0 {
