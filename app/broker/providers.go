@@ -112,7 +112,7 @@ func icon(p settings.Provider, pages *web.Pages) (routes.Icon, error) {
 	if p.Icon == "" {
 		body, kind, _, ok := pages.Static(p.PresetName() + ".svg")
 		if !ok {
-			body, kind, _, _ = pages.Static("key.svg")
+			body, kind, _, _ = pages.Static(web.OtherIcon)
 		}
 		return routes.Icon{Body: body, ContentType: kind}, nil
 	}

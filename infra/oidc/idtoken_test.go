@@ -141,7 +141,7 @@ func TestR3_CredentialDefects(t *testing.T) {
 	}
 	for _, nonce := range []string{"", "the page's"} {
 		raw := domain.NewSecret(s.Sign(nil, s.IDClaims("the page's")))
-		if got, err := p.Credential(t.Context(), raw, nonce); err != nil || got.Identity.Subject != oidctest.Subject || !got.Grant.ID.Equal(raw) || !got.Grant.Access.Empty() {
+		if got, err := p.Credential(t.Context(), raw, nonce); err != nil || got.Identity.Subject != oidctest.Subject || !got.Grant.ID.Equal(raw) || !got.Grant.Access.Equal(raw) || got.Grant.AccessLife <= 0 {
 			t.Errorf("a good credential with nonce %q: %+v, %v", nonce, got, err)
 		}
 	}

@@ -169,8 +169,9 @@ func (p *Provider) believe(ctx context.Context, m *metadata, tx domain.Transacti
 
 // Credential checks an ID token that a page got from Google Identity Services
 // and handed on, with the nonce that the page was given, or without if nonce is
-// empty. It brings no tokens but that, which serves as the access token too. It fails like Finish; a token that does
-// not pass is the sender's fault, domain.ErrBadInput.
+// empty. It brings no tokens but that, which serves as the access token too. It
+// fails like Finish; a token that does not pass is the sender's fault,
+// domain.ErrBadInput.
 func (p *Provider) Credential(ctx context.Context, token domain.Secret, nonce string) (domain.Authentication, error) {
 	t, err := p.idToken(ctx, token.Reveal(), func(t *idToken) error {
 		if nonce == "" {

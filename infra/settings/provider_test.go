@@ -10,6 +10,14 @@ func alone(providers string) []string {
 	return []string{"CLOAKROOM_ROUTE=/api=http://127.0.0.1:9000", "CLOAKROOM_SEAL_KEY=" + key1, "CLOAKROOM_PROVIDER=" + providers}
 }
 
+// testKey is a key of nobody's.
+const testKey = `-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg6WIl7g58RVf9tRn5
+WY3+Uri2ItEqYhQvxluPdKDGnK6hRANCAASEzIlZI7ryXqODXfjBdgsojEl5r8tv
+sOLIkZqaWgovwcsYeN54IldmnO8Pe7/dK5tMAIGPtQ7CSXvVGNmmR2s1
+-----END PRIVATE KEY-----
+`
+
 func TestProvidersFromVariables(t *testing.T) {
 	s, values, problems := world{
 		env:   alone("google;client-id=one;client-secret-file=/run/google, sso;preset=keycloak;issuer=https://id.example/realms/main;client-id=two;client-secret=hunter2;scopes=openid email;dpop=true"),
@@ -35,7 +43,7 @@ func TestProvidersFromVariables(t *testing.T) {
 func TestProvidersFromYAML(t *testing.T) {
 	s, _, problems := world{
 		flags: []string{"--config=c.yaml"}, env: enough(),
-		files: map[string]string{"/run/key": "PEM\n", "c.yaml": `provider:
+		files: map[string]string{"/run/key": testKey, "c.yaml": `provider:
   - name: sso
     issuer: https://id.example
     client-id: two
@@ -48,7 +56,7 @@ func TestProvidersFromYAML(t *testing.T) {
 	if problems != nil || len(s.Providers) != 1 {
 		t.Fatalf("%d providers, problems:\n%v", len(s.Providers), problems)
 	}
-	if p := s.Providers[0]; p.ClientKey.Reveal() != "PEM" || p.Title != "Our house" || p.Authorize != "hd=example.com&ui_locales=de" || p.PresetName() != "" {
+	if p := s.Providers[0]; p.ClientKey.Reveal() != strings.TrimSpace(testKey) || p.Title != "Our house" || p.Authorize != "hd=example.com&ui_locales=de" || p.PresetName() != "" {
 		t.Errorf("the provider is %+v", p)
 	}
 }

@@ -31,6 +31,12 @@ const defaultPrefix = "/auth"
 // "title" and "main"; layout.html puts the two in their frame.
 var pageNames = []string{"login", "register", "devices", "confirm", "message", "reauthenticate"}
 
+// icons are the pictures of providers, which no page links to by its name.
+var icons = []string{"google.svg", "entra.svg", OtherIcon}
+
+// OtherIcon is the picture of a provider that has none of its own.
+const OtherIcon = "key.svg"
+
 // assetTypes are the kinds of files that may lie under static.
 var assetTypes = map[string]string{
 	".css": "text/css; charset=utf-8",
@@ -59,6 +65,11 @@ func newPages(files fs.FS) (*Pages, error) {
 	p := &Pages{templates: map[string]*template.Template{}, assets: map[string]asset{}}
 	if err := p.readAssets(files); err != nil {
 		return nil, err
+	}
+	for _, icon := range icons {
+		if _, err := p.assetPath(icon); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range pageNames {
 		t, err := template.New(name).Funcs(template.FuncMap{"asset": p.assetPath}).
