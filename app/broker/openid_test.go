@@ -61,7 +61,7 @@ func newHouses(t *testing.T, change func(*settings.Settings)) *houses {
 	t.Cleanup(upstream.Close)
 	h.stack = newStack(t, func(s *settings.Settings) {
 		s.AuthURL = nil
-		s.Routes = []settings.Route{{Prefix: "/", Upstream: must(url.Parse(upstream.URL))}}
+		s.Routes = []settings.Route{{Prefix: "/", Upstreams: upstreamsAt(t, upstream.URL)}}
 		s.Providers = []settings.Provider{providerAt("house", h.house), providerAt("other", h.other)}
 		if change != nil {
 			change(s)
