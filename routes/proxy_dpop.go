@@ -37,7 +37,8 @@ func (h *handlers) askWithProof(x *exchange, to destination, out *upstream.Reque
 	target.RawPath = path
 	setAuthorization(out, dpop.TokenType, t.Access)
 	for try := 1; ; try++ {
-		proof, err := key.Proof(dpop.Use{Method: out.Method, URL: target, Access: t.Access, Nonce: h.nonces.For(target)}, h.Now(), rand.Reader)
+		nonce := h.nonces.For(target)
+		proof, err := key.Proof(dpop.Use{Method: out.Method, URL: target, Access: t.Access, Nonce: nonce}, h.Now(), rand.Reader)
 		if err != nil {
 			return nil, err
 		}
@@ -46,7 +47,7 @@ func (h *handlers) askWithProof(x *exchange, to destination, out *upstream.Reque
 		if err != nil {
 			return nil, err
 		}
-		news := h.nonces.Learn(target, http.Header{http.CanonicalHeaderKey(headerNonce): {field(r, headerNonce)}})
+		news := h.nonces.Learn(target, http.Header{http.CanonicalHeaderKey(headerNonce): {field(r, headerNonce)}}, nonce)
 		if try > 1 || !news || r.Status != fiber.StatusUnauthorized || !wantsNonce(r) || !x.body.sendAgain(out) {
 			return r, nil
 		}

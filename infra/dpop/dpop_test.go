@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -223,11 +224,52 @@ func TestTransport(t *testing.T) {
 	}
 }
 
+// TestTransportSideBySide: requests that all lack the nonce are all sent again
+// with it, whoever has learned it first.
+func TestTransportSideBySide(t *testing.T) {
+	const many = 10
+	var waiting sync.WaitGroup
+	waiting.Add(many)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("DPoP-Nonce", "n-1")
+		if read(t, r.Header.Get("DPoP")).Nonce == "n-1" {
+			return
+		}
+		waiting.Done()
+		waiting.Wait() // until none of them can have heard of the nonce
+		w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(web.Close)
+	client := &http.Client{Transport: &dpop.Transport{Base: http.DefaultTransport, Nonces: new(dpop.Nonces), Now: time.Now, Random: rand.Reader}}
+	key := newKey(t)
+	var done sync.WaitGroup
+	for range many {
+		done.Go(func() {
+			req, err := http.NewRequestWithContext(dpop.WithKey(t.Context(), key), http.MethodGet, web.URL, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("answered %s", resp.Status)
+			}
+		})
+	}
+	done.Wait()
+}
+
 func TestNoncesAreBounded(t *testing.T) {
 	var n dpop.Nonces
 	for i := range 10_000 {
 		u := &url.URL{Scheme: "https", Host: fmt.Sprintf("h%d.example", i)}
-		if !n.Learn(u, http.Header{"Dpop-Nonce": {"x"}}) || n.For(u) != "x" {
+		if !n.Learn(u, http.Header{"Dpop-Nonce": {"x"}}, "") || n.For(u) != "x" {
 			t.Fatal("a nonce is not kept")
 		}
 	}
@@ -235,7 +277,7 @@ func TestNoncesAreBounded(t *testing.T) {
 		t.Errorf("%d nonces are kept", n.Len())
 	}
 	u := &url.URL{Scheme: "https", Host: "a.example"}
-	if n.Learn(u, http.Header{"Dpop-Nonce": {strings.Repeat("x", 2000)}}) || n.For(u) != "" {
+	if n.Learn(u, http.Header{"Dpop-Nonce": {strings.Repeat("x", 2000)}}, "") || n.For(u) != "" {
 		t.Error("a huge nonce is kept")
 	}
 }

@@ -39,8 +39,9 @@ func (n *Nonces) For(u *url.URL) string {
 }
 
 // Learn keeps the nonce of an answer from u, if it has one, and reports whether
-// it is another than before.
-func (n *Nonces) Learn(u *url.URL, h http.Header) bool {
+// it is another than the one that was used. Whether it is news to others does
+// not matter: requests side by side all learn the same.
+func (n *Nonces) Learn(u *url.URL, h http.Header, used string) bool {
 	nonce := h.Get("DPoP-Nonce")
 	if nonce == "" || len(nonce) > maxNonce {
 		return false
@@ -48,9 +49,6 @@ func (n *Nonces) Learn(u *url.URL, h http.Header) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	at := origin(u)
-	if n.byOrigin[at] == nonce {
-		return false
-	}
 	if _, known := n.byOrigin[at]; !known && len(n.byOrigin) >= maxOrigins {
 		clear(n.byOrigin) // the price is one more round trip to each
 	}
@@ -58,7 +56,7 @@ func (n *Nonces) Learn(u *url.URL, h http.Header) bool {
 		n.byOrigin = map[string]string{}
 	}
 	n.byOrigin[at] = nonce
-	return true
+	return nonce != used
 }
 
 func origin(u *url.URL) string { return u.Scheme + "://" + strings.ToLower(u.Host) }
@@ -93,8 +91,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
-	resp, err := t.prove(req, key)
-	if err != nil || !t.Nonces.Learn(req.URL, resp.Header) {
+	nonce := t.Nonces.For(req.URL)
+	resp, err := t.prove(req, key, nonce)
+	if err != nil || !t.Nonces.Learn(req.URL, resp.Header, nonce) {
 		return resp, err
 	}
 	if req.Body != nil && req.GetBody == nil || !wantsNonce(resp) {
@@ -107,16 +106,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	resp, err = t.prove(again, key)
+	nonce = t.Nonces.For(req.URL)
+	resp, err = t.prove(again, key, nonce)
 	if err == nil {
-		t.Nonces.Learn(req.URL, resp.Header)
+		t.Nonces.Learn(req.URL, resp.Header, nonce)
 	}
 	return resp, err
 }
 
 // prove sends a copy of req with a proof.
-func (t *Transport) prove(req *http.Request, key Key) (*http.Response, error) {
-	use := Use{Method: req.Method, URL: req.URL, Nonce: t.Nonces.For(req.URL)}
+func (t *Transport) prove(req *http.Request, key Key, nonce string) (*http.Response, error) {
+	use := Use{Method: req.Method, URL: req.URL, Nonce: nonce}
 	if scheme, token, ok := strings.Cut(req.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, TokenType) {
 		use.Access = domain.NewSecret(token)
 	}
