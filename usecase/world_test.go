@@ -67,6 +67,8 @@ type faultyStore struct {
 	replace    atomic.Int32
 	loseAnswer atomic.Bool // the next ReplaceTokens works and reports a failure
 	touches    atomic.Int32
+	// sidFailures is how often DeleteBySID is still to fail.
+	sidFailures atomic.Int32
 }
 
 var errDown = errors.New("connection refused")
@@ -87,6 +89,13 @@ func (s *faultyStore) ReplaceTokens(ctx context.Context, id domain.DeviceID, own
 		return errDown
 	}
 	return err
+}
+
+func (s *faultyStore) DeleteBySID(ctx context.Context, issuer, sid string) ([]domain.Record, error) {
+	if s.sidFailures.Add(-1) >= 0 {
+		return nil, errDown
+	}
+	return s.Store.DeleteBySID(ctx, issuer, sid)
 }
 
 func (s *faultyStore) Touch(ctx context.Context, id domain.DeviceID, seen domain.Seen) error {

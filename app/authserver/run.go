@@ -21,6 +21,7 @@ import (
 
 	"cloakroom/app/authserver/internal/accounts"
 	"cloakroom/app/authserver/internal/httpapi"
+	"cloakroom/app/authserver/internal/idtoken"
 	"cloakroom/app/authserver/internal/passwords"
 	"cloakroom/app/authserver/internal/signin"
 	"cloakroom/app/authserver/internal/throttle"
@@ -109,6 +110,9 @@ func open(ctx context.Context, s Settings, log *slog.Logger, now func() time.Tim
 		LoginsPerAccount:        throttle.New(s.LoginFailuresPerAccount, s.ThrottleWindow),
 		LoginsPerAddress:        throttle.New(s.LoginFailuresPerAddress, s.ThrottleWindow),
 		RegistrationsPerAddress: throttle.New(s.RegistrationsPerAddress, s.ThrottleWindow),
+	}
+	if len(s.GoogleClientID) > 0 {
+		service.IDTokens = idtoken.New(s.GoogleIssuer, s.GoogleClientID, now)
 	}
 	sweepCtx, stopSweep := context.WithCancel(context.WithoutCancel(ctx))
 	server := &Server{

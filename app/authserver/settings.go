@@ -25,6 +25,9 @@ type Settings struct {
 	Issuer       string   `name:"issuer" default:"http://127.0.0.1:9001" help:"URL that tokens name as their issuer, exactly as the APIs that verify them expect it."`
 	Audience     string   `name:"audience" default:"cloakroom" help:"Name of the APIs that tokens are for. An API refuses tokens for another audience."`
 
+	GoogleClientID []string `name:"google-client-id" help:"Client ids whose Google ID tokens are exchanged for tokens of this server at POST /api/v1/login/google. Empty: none are."`
+	GoogleIssuer   string   `name:"google-issuer" default:"https://accounts.google.com" help:"Who issues those ID tokens. Another OpenID provider will do as well."`
+
 	AccessTokenLifetime  time.Duration `name:"access-token-lifetime" default:"15m" help:"How long an access token is good; whole seconds."`
 	RefreshTokenLifetime time.Duration `name:"refresh-token-lifetime" default:"720h" help:"How long after a login its refresh tokens end, however often they are used."`
 	RefreshIdleTimeout   time.Duration `name:"refresh-idle-timeout" default:"336h" help:"How long a refresh token may stay unused; 0 for no limit but refresh-token-lifetime."`
@@ -82,6 +85,9 @@ func (s Settings) Validate() error {
 	want(validIssuer(s.Issuer), "issuer: is no issuer; set it to an http or https URL without user, query and fragment, such as https://auth.example.com")
 	want(s.Audience != "", "audience: is empty; set it to the name that your APIs expect, such as cloakroom")
 
+	want(len(s.GoogleClientID) == 0 || validIssuer(s.GoogleIssuer) && safeIssuer(s.GoogleIssuer),
+		"google-issuer: is no https URL without user, query and fragment; set it to https://accounts.google.com or to another provider's issuer")
+
 	want(s.AccessTokenLifetime >= time.Second && s.AccessTokenLifetime%time.Second == 0,
 		"access-token-lifetime: %v is not a whole number of seconds above 0; set it to a duration such as 15m", s.AccessTokenLifetime)
 	want(s.RefreshTokenLifetime > s.AccessTokenLifetime,
@@ -126,6 +132,16 @@ func validIssuer(issuer string) bool {
 	u, err := url.Parse(issuer)
 	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" &&
 		u.User == nil && u.RawQuery == "" && !u.ForceQuery && !strings.Contains(issuer, "#")
+}
+
+// safeIssuer reports whether nobody on the way can answer in an issuer's place.
+func safeIssuer(issuer string) bool {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return false
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return u.Scheme == "https" || u.Hostname() == "localhost" || err == nil && addr.IsLoopback()
 }
 
 // parseNetworks reads addresses as networks of one.

@@ -30,7 +30,8 @@ const RoleUser = "user"
 // that it can be printed and sent.
 type Account struct {
 	ID        string // UUID
-	Email     string // as it was typed; not verified
+	Email     string // as it was typed, or as a provider says
+	Verified  bool   // a provider vouches for Email
 	Username  string // empty, or a second name to log in with
 	Name      string // for people to read, may be empty
 	Role      string
@@ -105,12 +106,13 @@ func (s *Store) Create(ctx context.Context, a Account, passwordHash string) erro
 	return nil
 }
 
-const accountColumns = `a.id, a.email, coalesce(a.username, ''), a.name, a.role, a.created_at, a.disabled_at IS NOT NULL`
+const accountColumns = `a.id, a.email, coalesce(a.username, ''), a.name, a.role, a.created_at, a.disabled_at IS NOT NULL,
+	EXISTS (SELECT 1 FROM identity i WHERE i.account_id = a.id AND i.email_verified = 1)`
 
 // fields are where a row of accountColumns is scanned to; createdAt is filled
 // in by the caller, from milliseconds.
 func (a *Account) fields(createdAt *int64) []any {
-	return []any{&a.ID, &a.Email, &a.Username, &a.Name, &a.Role, createdAt, &a.Disabled}
+	return []any{&a.ID, &a.Email, &a.Username, &a.Name, &a.Role, createdAt, &a.Disabled, &a.Verified}
 }
 
 // ByID returns the account, disabled or not, or ErrNotFound.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cloakroom/app/authserver/internal/accounts"
+	"cloakroom/app/authserver/internal/idtoken"
 	"cloakroom/app/authserver/internal/passwords"
 	"cloakroom/app/authserver/internal/signin"
 )
@@ -48,6 +49,9 @@ var outcomes = []struct {
 	{passwords.ErrBusy, problem{http.StatusServiceUnavailable, "busy", "Too many people are signing in at this moment. Try again shortly."}},
 	{signin.ErrRefused, problem{http.StatusUnauthorized, "invalid_credentials", "The email address, user name or password is wrong."}},
 	{signin.ErrDisabled, problem{http.StatusForbidden, "account_disabled", "This account is disabled."}},
+	{signin.ErrNoExchange, problem{http.StatusNotFound, "not_found", "Nobody signs in here with another provider's word."}},
+	{idtoken.ErrInvalid, problem{http.StatusUnauthorized, "invalid_credentials", "What the provider says could not be verified."}},
+	{idtoken.ErrUnavailable, problem{http.StatusServiceUnavailable, "provider_unavailable", "The provider cannot be asked right now. Try again shortly."}},
 	{signin.ErrInvalidGrant, problem{http.StatusUnauthorized, "invalid_grant", "The refresh token is unknown, expired, revoked or used already. Sign in again."}},
 	{signin.ErrInvalidToken, problem{http.StatusUnauthorized, "invalid_token", "The access token is missing, invalid or expired."}},
 	{context.DeadlineExceeded, problem{http.StatusServiceUnavailable, "busy", "The server could not answer in time. Try again shortly."}},

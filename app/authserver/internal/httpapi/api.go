@@ -48,6 +48,7 @@ func New(service *signin.Service, trusted []netip.Prefix, log *slog.Logger) http
 	}
 	route("POST", "/api/v1/register", a.register)
 	route("POST", "/api/v1/login", a.login)
+	route("POST", "/api/v1/login/google", a.exchange)
 	route("POST", "/api/v1/refresh", a.refresh)
 	route("POST", "/api/v1/logout", a.logout)
 	route("POST", "/api/v1/verify", a.verify)

@@ -14,7 +14,7 @@ import (
 type accountView struct {
 	ID            string    `json:"id"`
 	Email         string    `json:"email"`
-	EmailVerified bool      `json:"email_verified"` // always false: nothing verifies addresses yet
+	EmailVerified bool      `json:"email_verified"` // by a provider; nothing here verifies addresses yet
 	Username      string    `json:"username,omitempty"`
 	Name          string    `json:"name,omitempty"`
 	Role          string    `json:"role"`
@@ -22,7 +22,7 @@ type accountView struct {
 }
 
 func view(a accounts.Account) accountView {
-	return accountView{ID: a.ID, Email: a.Email, Username: a.Username, Name: a.Name, Role: a.Role, CreatedAt: a.CreatedAt}
+	return accountView{ID: a.ID, Email: a.Email, EmailVerified: a.Verified, Username: a.Username, Name: a.Name, Role: a.Role, CreatedAt: a.CreatedAt}
 }
 
 // pairView is RFC 6749, section 5.1, with the refresh token's lifetime added.
@@ -80,6 +80,23 @@ func (a *api) login(w http.ResponseWriter, r *http.Request) error {
 		return invalid("An email address or user name, and a password, are needed.")
 	}
 	pair, err := a.service.Login(r.Context(), login, in.Password, a.clientAddress(r))
+	if err != nil {
+		return err
+	}
+	writePair(w, pair)
+	return nil
+}
+
+// exchange takes the ID token of a provider in the place of a password.
+func (a *api) exchange(w http.ResponseWriter, r *http.Request) error {
+	in, err := read(r)
+	if err != nil {
+		return err
+	}
+	if in.Credential == "" {
+		return invalid("A credential, the provider's ID token, is needed.")
+	}
+	pair, err := a.service.Exchange(r.Context(), in.Credential, a.clientAddress(r))
 	if err != nil {
 		return err
 	}

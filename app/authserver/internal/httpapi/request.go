@@ -20,6 +20,7 @@ type input struct {
 	Name         string `json:"name"`
 	Password     string `json:"password"`
 	RefreshToken string `json:"refresh_token"`
+	Credential   string `json:"credential"`
 }
 
 // read takes the fields from a JSON or form body. What it does not know it
@@ -76,6 +77,7 @@ func readForm(body []byte) (input, error) {
 		"name":          &in.Name,
 		"password":      &in.Password,
 		"refresh_token": &in.RefreshToken,
+		"credential":    &in.Credential,
 	} {
 		values := form[name]
 		// RFC 6749, section 3.2: which of two values is meant would depend on

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"cloakroom/app/authserver/internal/accounts"
+	"cloakroom/app/authserver/internal/idtoken"
 	"cloakroom/app/authserver/internal/passwords"
 	"cloakroom/app/authserver/internal/throttle"
 	"cloakroom/app/authserver/internal/tokens"
@@ -26,8 +27,10 @@ import (
 var (
 	// ErrRefused stands for an unknown account and for a wrong password alike.
 	ErrRefused = errors.New("login refused")
-	// ErrDisabled is given only to somebody who knows the password.
+	// ErrDisabled is given only to somebody who has proved who they are.
 	ErrDisabled = errors.New("account disabled")
+	// ErrNoExchange says that no provider's tokens are taken here.
+	ErrNoExchange = errors.New("no exchange here")
 	// ErrInvalidGrant says that a refresh token will never be good again.
 	ErrInvalidGrant = errors.New("refresh token refused")
 	// ErrInvalidToken says that an access token speaks for nobody.
@@ -55,6 +58,8 @@ type Service struct {
 	Signer   *tokens.Signer
 	Log      *slog.Logger
 	Now      func() time.Time
+
+	IDTokens *idtoken.Verifier // nil: none are taken
 
 	LoginsPerAccount        *throttle.Limiter // failed ones
 	LoginsPerAddress        *throttle.Limiter // failed ones
@@ -197,6 +202,52 @@ func (s *Service) Login(ctx context.Context, login, password string, from netip.
 	return pair, nil
 }
 
+// Exchange exchanges an ID token for a pair, and makes the account of whoever
+// comes for the first time. Its errors are idtoken.ErrInvalid,
+// idtoken.ErrUnavailable, ErrNoExchange, ErrDisabled, a *Throttled, and failures.
+func (s *Service) Exchange(ctx context.Context, token string, from netip.Addr) (Pair, error) {
+	if s.IDTokens == nil {
+		return Pair{}, ErrNoExchange
+	}
+	now, source := s.Now(), addressKey(from)
+	if wait := s.LoginsPerAddress.Take(source, now); wait > 0 {
+		s.Log.WarnContext(ctx, "exchange throttled", "address", from)
+		return Pair{}, &Throttled{Wait: wait}
+	}
+	identity, err := s.IDTokens.Verify(ctx, token)
+	if err != nil {
+		if errors.Is(err, idtoken.ErrUnavailable) {
+			s.LoginsPerAddress.Return(source, now)
+		}
+		s.Log.InfoContext(ctx, "exchange refused", "error", err, "address", from)
+		return Pair{}, err
+	}
+	s.LoginsPerAddress.Return(source, now)
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return Pair{}, fmt.Errorf("name an account: %w", err)
+	}
+	account, err := s.Accounts.ForIdentity(ctx, identity, id.String(), now.UTC().Truncate(time.Millisecond))
+	if err != nil {
+		return Pair{}, err
+	}
+	log := s.Log.With("account", account.ID, "issuer", identity.Issuer, "subject", identity.Subject, "address", from)
+	if account.Disabled {
+		log.WarnContext(ctx, "exchange refused", "reason", accounts.Disabled)
+		return Pair{}, ErrDisabled
+	}
+	grant, err := s.Accounts.Start(ctx, account, now)
+	if err != nil {
+		return Pair{}, err
+	}
+	pair, err := s.pair(grant, now)
+	if err != nil {
+		return Pair{}, err
+	}
+	log.InfoContext(ctx, "exchange", "family", grant.FamilyID)
+	return pair, nil
+}
+
 // takeLogin spends an attempt of the account and one of the address, or
 // neither.
 func (s *Service) takeLogin(target, source string, now time.Time) (giveBack func(), wait time.Duration) {
@@ -283,9 +334,10 @@ func (s *Service) Bearer(ctx context.Context, accessToken string) (accounts.Acco
 
 func (s *Service) pair(grant accounts.Grant, now time.Time) (Pair, error) {
 	access, lifetime, err := s.Signer.Issue(tokens.Subject{
-		ID:    grant.Account.ID,
-		Email: grant.Account.Email,
-		Role:  grant.Account.Role,
+		ID:            grant.Account.ID,
+		Email:         grant.Account.Email,
+		EmailVerified: grant.Account.Verified,
+		Role:          grant.Account.Role,
 	}, now)
 	if err != nil {
 		return Pair{}, err

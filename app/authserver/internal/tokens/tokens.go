@@ -29,17 +29,18 @@ var ErrInvalid = errors.New("access token invalid")
 
 // Subject is whom an access token speaks for.
 type Subject struct {
-	ID    string // UUID of the account
-	Email string
-	Role  string
+	ID            string // UUID of the account
+	Email         string
+	EmailVerified bool // a provider vouches for Email
+	Role          string
 }
 
 type claims struct {
 	jwt.RegisteredClaims
 	Email string `json:"email"`
-	// EmailVerified is always false: nobody has shown yet that the address is
-	// theirs, and an API that takes it for proof would let anyone in who
-	// registers with it.
+	// EmailVerified is false for whoever registered here: they have not shown that
+	// the address is theirs, and an API that takes it for proof would let anyone
+	// in who registers with it.
 	EmailVerified bool   `json:"email_verified"`
 	Role          string `json:"role"`
 }
@@ -120,8 +121,9 @@ func (s *Signer) Issue(subject Subject, now time.Time) (token string, lifetime t
 			ExpiresAt: jwt.NewNumericDate(expires),
 			ID:        id.String(),
 		},
-		Email: subject.Email,
-		Role:  subject.Role,
+		Email:         subject.Email,
+		EmailVerified: subject.EmailVerified,
+		Role:          subject.Role,
 	})
 	unsigned.Header["typ"] = mediaType
 	unsigned.Header["kid"] = s.keyID

@@ -1,0 +1,85 @@
+package broker_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"testing"
+
+	"cloakroom/app/authserver"
+	"cloakroom/infra/logging"
+	"cloakroom/infra/oidc/oidctest"
+	"cloakroom/infra/settings"
+)
+
+// TestExchangeAtTheBundledAuthServer signs in at a provider and with its button,
+// while the upstream gets the tokens of the bundled auth server.
+func TestExchangeAtTheBundledAuthServer(t *testing.T) {
+	google := oidctest.New(t)
+	as := authserver.Defaults()
+	as.Database = filepath.Join(t.TempDir(), "auth.db")
+	as.GoogleIssuer, as.GoogleClientID = google.URL, []string{oidctest.ClientID}
+	server, err := authserver.Open(t.Context(), as, logging.New(&said{}, false, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	web := httptest.NewServer(server.Handler())
+	defer web.Close()
+
+	h := newHouses(t, func(s *settings.Settings) {
+		s.AuthURL = must(url.Parse(web.URL + "/api/v1"))
+		s.AuthIssuer = as.Issuer
+		p := providerAt("google", google)
+		p.Exchange = settings.ExchangeAuthServer
+		s.Providers = []settings.Provider{p}
+	})
+	b := h.browser()
+	b.signInAt("google", google, "/x")
+	var who struct {
+		Issuer, Subject, Email string
+		EmailVerified          bool `json:"email_verified"`
+		Refreshable            bool
+	}
+	b.get("/auth/session").json(t, &who)
+	if who.Issuer != as.Issuer || len(who.Subject) != 36 || who.Email != "ann@example.com" || !who.EmailVerified || !who.Refreshable {
+		t.Errorf("the session is %+v, want one of the auth server's own person", who)
+	}
+	b.get("/deep")
+	req := must(http.NewRequestWithContext(t.Context(), "GET", web.URL+"/api/v1/about_me", nil))
+	req.Header.Set("Authorization", h.seen.last().Get("Authorization"))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var me struct{ ID string }
+	if err := json.NewDecoder(res.Body).Decode(&me); err != nil || res.StatusCode != 200 || me.ID != who.Subject {
+		t.Errorf("what the upstream was shown is %d %q at the auth server, want the token of %q", res.StatusCode, me.ID, who.Subject)
+	}
+
+	button := h.browser()
+	body := string(must(json.Marshal(map[string]string{"credential": google.Sign(nil, google.IDClaims(""))})))
+	button.do("POST", "/auth/login/google/credential", body, asJSON, asScript).want(t, 200, "")
+	if ids := button.deviceIDs(); len(ids) != 2 {
+		t.Errorf("the button and the redirect are %d devices of one person, want 2", len(ids))
+	}
+
+	// The provider's session ends on its word; a person without a session is
+	// somebody else here.
+	claims := google.LogoutClaims()
+	delete(claims, "sid")
+	post := func() answer {
+		return h.browser().do("POST", "/auth/backchannel-logout", url.Values{"logout_token": {google.LogoutToken(claims)}}.Encode(), asForm)
+	}
+	if a := post(); a.StatusCode != http.StatusBadRequest {
+		t.Errorf("a logout token about a person = %d", a.StatusCode)
+	}
+	claims = google.LogoutClaims()
+	if a := post(); a.StatusCode != http.StatusOK {
+		t.Errorf("a logout token about a session = %d %s", a.StatusCode, a.body)
+	}
+	b.get("/auth/session").want(t, 401, "sign_in_required")
+}
