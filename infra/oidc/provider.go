@@ -7,7 +7,7 @@
 // The protocol is coreos/go-oidc's and golang.org/x/oauth2's. What stands here
 // is what they leave to others: how long anything is trusted and how often
 // asked for (fetched.go, keys.go), the checks beyond signature, audience and
-// expiry (idtoken.go, logouttoken.go), client authentication by key (client.go),
+// expiry (idtoken.go, logout.go), client authentication by key (client.go),
 // and which failure means what (error.go), in the same words as infra/authapi
 // says it, so that one refresh engine serves both.
 //
