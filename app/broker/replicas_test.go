@@ -159,7 +159,11 @@ func (b *browser) openSocket(t *testing.T) (ended func() time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
-	ws, _, err := websocket.Dial(ctx, b.url+"/socket", &websocket.DialOptions{HTTPClient: b.client, HTTPHeader: http.Header{"Origin": {b.url}}})
+	origin := b.url
+	if u := b.s.settings.PublicURL; u != nil {
+		origin = u.String()
+	}
+	ws, _, err := websocket.Dial(ctx, b.url+"/socket", &websocket.DialOptions{HTTPClient: b.client, HTTPHeader: http.Header{"Origin": {origin}}})
 	if err != nil {
 		t.Fatal(err)
 	}

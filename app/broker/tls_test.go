@@ -199,6 +199,17 @@ func TestDisconnectOverTLSReachesTheUpstream(t *testing.T) {
 	}
 }
 
+func TestSocketOverTLSEndsWithTheDevice(t *testing.T) {
+	s := newTLSStack(t, nil)
+	b := s.browser()
+	b.signIn(email)
+	ended := b.openSocket(t)
+	b.do("POST", "/auth/logout", "", "Origin: https://localhost").want(t, 204, "")
+	if took := ended(); took > time.Second {
+		t.Errorf("the WebSocket ended %v after the sign-out", took)
+	}
+}
+
 // A broken answer never looks complete, not even where its end is the
 // connection's.
 func TestBrokenAnswerOverTLSHasNoFarewell(t *testing.T) {
