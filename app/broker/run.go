@@ -62,6 +62,7 @@ func Serve(ctx context.Context, l net.Listener, s settings.Settings, log *slog.L
 // ServeReloading is Serve with settings that can change while it runs.
 func ServeReloading(ctx context.Context, l net.Listener, s settings.Settings, again Reload, log *slog.Logger) (err error) {
 	defer l.Close()
+	defer holdHeapFloor()()
 	cert, err := openCertificate(s, log)
 	if err != nil {
 		return err
