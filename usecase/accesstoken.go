@@ -33,13 +33,14 @@ const (
 )
 
 // Open returns the session that a visit belongs to, whatever the state of its
-// access token.
+// access token. If its tokens do not open, it comes without them: that is enough
+// to see one's devices and to sign out.
 //
 //	domain.ErrNoTicket, domain.ErrBadTicket, domain.ErrSignedOut   sign in
 //	domain.ErrStore                                                try later
 func (b *Broker) Open(ctx context.Context, v Visit) (Session, error) {
 	rec, _, err := b.open(ctx, v.Ticket)
-	if err != nil {
+	if err != nil && !errors.Is(err, domain.ErrSealed) {
 		return Session{}, err
 	}
 	return b.touch(ctx, rec, v), nil
@@ -161,7 +162,17 @@ func (b *Broker) refreshed(ctx context.Context, rec domain.Record, ticket domain
 	return domain.Record{}, err
 }
 
-// open finds the device of a ticket.
+// read returns a record, without its tokens if those do not open.
+func (b *Broker) read(ctx context.Context, id domain.DeviceID) (domain.Record, error) {
+	rec, err := b.store.Get(ctx, id)
+	if errors.Is(err, domain.ErrSealed) {
+		err = nil
+	}
+	return rec, err
+}
+
+// open finds the device of a ticket. If the device is that, but its tokens do not
+// open, it comes beside a domain.ErrStore that is a domain.ErrSealed too.
 func (b *Broker) open(ctx context.Context, text string) (domain.Record, domain.Ticket, error) {
 	if text == "" {
 		return domain.Record{}, domain.Ticket{}, domain.ErrNoTicket
@@ -171,15 +182,17 @@ func (b *Broker) open(ctx context.Context, text string) (domain.Record, domain.T
 		return domain.Record{}, domain.Ticket{}, fmt.Errorf("%w: %w", domain.ErrBadTicket, err)
 	}
 	rec, err := b.store.Get(ctx, ticket.DeviceID)
-	if cache, ok := b.store.(forgetful); ok && err == nil && !rec.TicketHash.Opens(ticket) {
+	sealed := errors.Is(err, domain.ErrSealed)
+	if cache, ok := b.store.(forgetful); ok && (err == nil || sealed) && !rec.TicketHash.Opens(ticket) {
 		// The record may be of before a sign-in at another replica.
 		cache.Forget(ticket.DeviceID)
 		rec, err = b.store.Get(ctx, ticket.DeviceID)
+		sealed = errors.Is(err, domain.ErrSealed)
 	}
 	switch {
 	case errors.Is(err, domain.ErrNotFound):
 		return domain.Record{}, ticket, fmt.Errorf("%w: %w", domain.ErrBadTicket, err)
-	case err != nil:
+	case err != nil && !sealed:
 		return domain.Record{}, ticket, storeError("read the record", err)
 	case !rec.TicketHash.Opens(ticket):
 		b.Log.WarnContext(ctx, "a ticket of this device has the wrong secret", "device", ticket.DeviceID)
@@ -189,7 +202,7 @@ func (b *Broker) open(ctx context.Context, text string) (domain.Record, domain.T
 		b.endRecord(ctx, rec, string(why))
 		return domain.Record{}, ticket, domain.ErrSignedOut
 	}
-	return rec, ticket, nil
+	return rec, ticket, storeError("read the record", err)
 }
 
 // touch notes the visit in the store if the last note is old enough. A note
@@ -210,13 +223,13 @@ func (b *Broker) touch(ctx context.Context, rec domain.Record, v Visit) Session 
 // endRecord removes a record that time has ended, as it was read: a sign-in or
 // a refresh that came in between keeps it alive.
 func (b *Broker) endRecord(ctx context.Context, rec domain.Record, why string) {
-	went, err := b.store.Delete(ctx, rec.DeviceID, rec.Version)
+	announced := b.announce(ctx, rec)
+	_, err := b.store.Delete(ctx, rec.DeviceID, rec.Version)
+	b.pursue(ctx, announced)
 	switch {
 	case err == nil:
 		b.logEnd(ctx, rec, why)
-		b.revoke(ctx, went, went.Tokens)
 	case !errors.Is(err, domain.ErrNotFound) && !errors.Is(err, domain.ErrConflict):
-		b.revoke(ctx, rec, rec.Tokens) // it may have gone, and it is over in any case
 		b.Log.WarnContext(ctx, "removing a record that is over", "device", rec.DeviceID, "error", err)
 	}
 }

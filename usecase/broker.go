@@ -39,6 +39,9 @@ type records interface {
 	RenewLease(ctx context.Context, id domain.DeviceID, owner string, ttl time.Duration) error
 	ReleaseLease(ctx context.Context, id domain.DeviceID, owner string) error
 	Spend(ctx context.Context, key string, until time.Time) error
+	QueueRevocations(ctx context.Context, r []domain.Revocation) error
+	ClaimRevocations(ctx context.Context, now, until time.Time, limit int) ([]domain.Revocation, error)
+	FinishRevocation(ctx context.Context, id string) error
 	Sweep(ctx context.Context, now time.Time, limit int) (int, error)
 	Ping(ctx context.Context) error
 }
@@ -98,15 +101,13 @@ func New(store records, c Config) *Broker {
 func (b *Broker) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { b.sweep(ctx) })
-	for range revokers {
-		wg.Go(func() { b.revokeQueued(ctx) })
-	}
+	wg.Go(func() { b.revokeQueued(ctx) })
 	wg.Wait()
 }
 
 // Drain waits until the refreshes under way have stored what they brought and
-// the revocations that are queued were tried once more. What is left when ctx
-// ends is told in the log.
+// the revocations at hand were tried once more, or are in the store. What is left
+// when ctx ends is told in the log.
 func (b *Broker) Drain(ctx context.Context) {
 	if !b.flights.wait(ctx) {
 		b.Log.ErrorContext(ctx, "refreshes did not end before the shutdown", "count", b.flights.count())

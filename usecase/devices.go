@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -64,16 +65,14 @@ func (b *Broker) SignOut(ctx context.Context, me domain.Record, id domain.Device
 			return err
 		}
 	}
+	announced := b.announce(ctx, rec)
 	went, err := b.store.Delete(ctx, rec.DeviceID, anyVersion)
 	if err != nil {
-		if !errors.Is(err, domain.ErrNotFound) {
-			// It may have happened, and then nobody else has the pair to revoke.
-			// If it has not, the person wants it over all the same.
-			b.revoke(ctx, rec, rec.Tokens)
-		}
+		b.pursue(ctx, announced)
 		return storeError("sign out", err)
 	}
-	b.ended(ctx, me, []domain.Record{went})
+	b.pursue(ctx, announced, went)
+	b.logEnded(ctx, me, went)
 	return nil
 }
 
@@ -93,8 +92,14 @@ func (b *Broker) signOutOwner(ctx context.Context, me domain.Record, except doma
 	if err := b.proved(me); err != nil {
 		return 0, err
 	}
+	all, err := b.devicesOf(ctx, me.Owner, except)
+	if err != nil {
+		return 0, storeError("sign out", err)
+	}
+	announced := b.announce(ctx, all...)
 	went, err := b.store.DeleteByOwner(ctx, me.Owner, except)
-	b.ended(ctx, me, went)
+	b.pursue(ctx, announced, went...)
+	b.logEnded(ctx, me, went...)
 	return len(went), storeError("sign out", err)
 }
 
@@ -108,22 +113,50 @@ func (b *Broker) proved(me domain.Record) error {
 	return nil
 }
 
-// ended logs what a person signed out and has it revoked.
-func (b *Broker) ended(ctx context.Context, me domain.Record, went []domain.Record) {
+// readers is how many records are read at once.
+const readers = 8
+
+// devicesOf returns the records of an owner's devices, but one, with what tokens
+// they have. Lists have none.
+func (b *Broker) devicesOf(ctx context.Context, o domain.Owner, except domain.DeviceID) ([]domain.Record, error) {
+	list, err := b.store.ListByOwner(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(r domain.Record) bool { return r.DeviceID == except })
+	errs := make([]error, len(list))
+	var reading sync.WaitGroup
+	for i := range min(readers, len(list)) {
+		reading.Go(func() {
+			for n := i; n < len(list); n += readers {
+				rec, err := b.read(ctx, list[n].DeviceID)
+				if err == nil {
+					list[n] = rec
+				} else if !errors.Is(err, domain.ErrNotFound) {
+					errs[n] = err
+				}
+			}
+		})
+	}
+	reading.Wait()
+	return list, errors.Join(errs...)
+}
+
+// logEnded logs what a person signed out.
+func (b *Broker) logEnded(ctx context.Context, me domain.Record, went ...domain.Record) {
 	for _, rec := range went {
 		if rec.DeviceID == me.DeviceID {
 			b.logEnd(ctx, rec, endSignedOut)
 		} else {
 			b.logEnd(ctx, rec, endSignedOutElsewhere, "from", me.DeviceID)
 		}
-		b.revoke(ctx, rec, rec.Tokens)
 	}
 }
 
 // own returns a device if it is of me's owner. An id never passes from one
 // owner to another, so the answer stays true.
 func (b *Broker) own(ctx context.Context, me domain.Record, id domain.DeviceID) (domain.Record, error) {
-	rec, err := b.store.Get(ctx, id)
+	rec, err := b.read(ctx, id)
 	switch {
 	case errors.Is(err, domain.ErrNotFound), err == nil && rec.Owner != me.Owner:
 		return domain.Record{}, domain.ErrNotFound

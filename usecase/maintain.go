@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,8 @@ type maintained interface {
 	TakeLease(ctx context.Context, id domain.DeviceID, owner string, ttl time.Duration) (domain.Record, error)
 	ReleaseLease(ctx context.Context, id domain.DeviceID, owner string) error
 	Page(ctx context.Context, cursor string, limit int) (records []domain.Record, next string, err error)
+	QueueRevocations(ctx context.Context, r []domain.Revocation) error
+	PageRevocations(ctx context.Context, cursor string, limit int) (r []domain.Revocation, next string, err error)
 }
 
 const (
@@ -44,7 +47,8 @@ type Resealed struct {
 // Reseal writes the tokens of every record anew, so that the store's sealing
 // key seals them. Brokers may run meanwhile: each record is held by its lease
 // for that moment, so no refresh is lost. A record that cannot be opened or
-// stays in use is left alone and counted.
+// stays in use is left alone and counted. The pairs that wait to be revoked are
+// sealed anew too; one that cannot be opened is not counted.
 func Reseal(ctx context.Context, store maintained) (Resealed, error) {
 	var out Resealed
 	var mu sync.Mutex
@@ -67,7 +71,30 @@ func Reseal(ctx context.Context, store maintained) (Resealed, error) {
 		}
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return out, err
+	}
+	// One that a broker finishes at this moment is queued again and revoked
+	// twice, which does no harm.
+	return out, copyRevocations(ctx, store, store)
+}
+
+// copyRevocations queues at the target what waits at the source.
+func copyRevocations(ctx context.Context, source, target maintained) error {
+	for cursor := ""; ; {
+		page, next, err := source.PageRevocations(ctx, cursor, mostRevocations)
+		if err != nil {
+			return fmt.Errorf("page through the revocations: %w", err)
+		}
+		for some := range slices.Chunk(page, mostRevocations) {
+			if err := target.QueueRevocations(ctx, some); err != nil {
+				return fmt.Errorf("write revocations: %w", err)
+			}
+		}
+		if cursor = next; cursor == "" {
+			return nil
+		}
+	}
 }
 
 func reseal(ctx context.Context, store maintained, id domain.DeviceID, owner string) error {
@@ -110,7 +137,8 @@ var ErrNotEmpty = errors.New("the target store has devices already")
 
 // Migrate makes the target hold what the source holds. Into a target that is
 // not empty it does so only if again is true, because whatever the target has
-// beyond the source is removed then: those devices were signed out since.
+// beyond the source is removed then: those devices were signed out since. The
+// pairs that wait to be revoked are copied too; spent keys are not.
 //
 // Brokers may run on the source meanwhile; what changes there during one pass
 // is brought over by the next. The last pass has to be made while none runs.
@@ -160,11 +188,14 @@ func Migrate(ctx context.Context, source, target maintained, again bool) (Migrat
 		count(&out.Updated)
 		return nil
 	})
-	if err != nil || !again {
+	if err != nil {
 		return out, err
 	}
-	if out == (Migrated{}) {
+	if again && out == (Migrated{}) {
 		return out, ErrNothingToCopy
+	}
+	if err := copyRevocations(ctx, source, target); err != nil || !again {
+		return out, err
 	}
 	return out, each(ctx, target, func(r domain.Record) error {
 		_, err := source.Get(ctx, r.DeviceID)

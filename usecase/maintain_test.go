@@ -41,15 +41,23 @@ func TestResealWhileTokensAreRefreshed(t *testing.T) {
 	w := newWorld(t)
 	inner := memstore.New(w.clock.Now)
 	before, after := newKey(t, "old"), newKey(t, "new")
-	w.store.Store = sealstore.New(inner, keyring(t, before), slog.New(slog.DiscardHandler))
-	b := w.broker()
+	sealed := func(keys ...seal.Key) *sealstore.Store {
+		return sealstore.New(inner, keyring(t, keys...), slog.New(slog.DiscardHandler))
+	}
+	b := w.deadBroker(sealed(before))
 	visits := map[domain.DeviceID]usecase.Visit{}
 	for range 20 {
 		v, rec := w.signIn(b, email, "")
 		visits[rec.DeviceID] = v
 	}
+	// One more has been signed out, and nobody has told the auth server so far.
+	_, ended := w.signIn(b, email, "")
+	if err := b.SignOut(t.Context(), ended, ended.DeviceID); err != nil {
+		t.Fatal(err)
+	}
 	// Brokers have both keys by now, and refresh while the keys rotate.
-	w.store.Store = sealstore.New(inner, keyring(t, after, before), slog.New(slog.DiscardHandler))
+	w.store.Store = sealed(after, before)
+	b = w.deadBroker(w.store)
 	w.clock.advance(life)
 	gate := authapitest.NewGate()
 	w.auth.Always(authapitest.RefreshPath, gate.After)
@@ -76,17 +84,19 @@ func TestResealWhileTokensAreRefreshed(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The old key is gone, and everybody is still signed in.
-	w.store.Store = sealstore.New(inner, keyring(t, after), slog.New(slog.DiscardHandler))
+	w.store.Store = sealed(after)
+	b = w.broker()
 	for _, v := range visits {
 		w.works(b, v)
 	}
+	w.clock.advance(time.Minute)
+	w.revoked(ended)
 }
 
 func TestResealCountsWhatItCannotOpen(t *testing.T) {
 	w := newWorld(t)
 	inner := memstore.New(w.clock.Now)
-	w.store.Store = sealstore.New(inner, keyring(t, newKey(t, "lost")), slog.New(slog.DiscardHandler))
-	w.signIn(w.broker(), email, "")
+	w.signIn(w.deadBroker(sealstore.New(inner, keyring(t, newKey(t, "lost")), slog.New(slog.DiscardHandler))), email, "")
 	out, err := usecase.Reseal(t.Context(), sealstore.New(inner, keyring(t, newKey(t, "new")), slog.New(slog.DiscardHandler)))
 	if err != nil || out.Done != 0 || out.Failed != 1 || len(out.Problems) != 1 {
 		t.Errorf("Reseal = %+v, %v, want one failure that is told", out, err)
@@ -95,7 +105,7 @@ func TestResealCountsWhatItCannotOpen(t *testing.T) {
 
 func TestMigrateTwiceFollowsTheSource(t *testing.T) {
 	w := newWorld(t)
-	b := w.broker()
+	b := w.deadBroker(w.store)
 	v1, _ := w.signIn(b, email, "")
 	v2, second := w.signIn(b, email, "")
 	target := memstore.New(w.clock.Now)
@@ -126,9 +136,12 @@ func TestMigrateTwiceFollowsTheSource(t *testing.T) {
 		t.Errorf("Migrate a third time = %+v, %v, want nothing to do", got, err)
 	}
 	w.store.Store = target
+	b = w.broker()
 	w.works(b, v1)
 	w.works(b, v3)
 	if _, err := b.AccessToken(t.Context(), v2); !errors.Is(err, domain.ErrBadTicket) {
 		t.Errorf("the device that was signed out before the switch got %v", err)
 	}
+	w.clock.advance(time.Minute)
+	w.revoked(second)
 }

@@ -78,7 +78,7 @@ func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.R
 	// The store first: if it is away, nobody need make tokens that nobody
 	// could keep.
 	previous, _, err := b.open(ctx, in.Ticket)
-	if errors.Is(err, domain.ErrStore) {
+	if errors.Is(err, domain.ErrStore) && !errors.Is(err, domain.ErrSealed) {
 		return domain.Ticket{}, domain.Record{}, err
 	}
 	p, verified, err := b.verify(ctx, in)
@@ -166,21 +166,20 @@ func (b *Broker) admit(ctx context.Context, previous, rec domain.Record) (domain
 		if previous.DeviceID.IsZero() || previous.Owner != rec.Owner {
 			break
 		}
+		announced := b.announce(ctx, previous)
 		ticket, again, err := b.readmit(ctx, previous, rec)
+		b.pursue(ctx, announced)
 		if err == nil {
-			b.revoke(ctx, previous, previous.Tokens)
 			return ticket, again, nil
 		}
-		cur, getErr := b.store.Get(ctx, previous.DeviceID)
+		cur, getErr := b.read(ctx, previous.DeviceID)
 		switch {
 		case getErr == nil && cur.TicketHash == again.TicketHash:
 			// It was written, and only the answer got lost.
-			b.revoke(ctx, previous, previous.Tokens)
 			return ticket, again, nil
 		case errors.Is(getErr, domain.ErrNotFound) && !errors.Is(err, domain.ErrNotFound) && !errors.Is(err, domain.ErrConflict):
 			// Written perhaps, and signed out since: whoever did that may be
 			// revoking the very pair that we hold.
-			b.revoke(ctx, previous, previous.Tokens)
 			return domain.Ticket{}, rec, storeError("renew the device", err)
 		case errors.Is(getErr, domain.ErrNotFound):
 			previous = domain.Record{}
@@ -212,20 +211,27 @@ func (b *Broker) admit(ctx context.Context, previous, rec domain.Record) (domain
 
 // created reports whether a record whose Create failed is there all the same.
 func (b *Broker) created(ctx context.Context, rec domain.Record) bool {
-	cur, err := b.store.Get(ctx, rec.DeviceID)
+	cur, err := b.read(ctx, rec.DeviceID)
 	return err == nil && cur.TicketHash == rec.TicketHash
 }
 
 // endReplaced ends the device of another owner in whose browser somebody has
 // signed in.
 func (b *Broker) endReplaced(ctx context.Context, previous domain.Record) {
+	announced := b.announce(ctx, previous)
 	went, err := b.store.Delete(ctx, previous.DeviceID, anyVersion)
 	switch {
 	case err == nil:
+		b.pursue(ctx, announced, went)
 		b.logEnd(ctx, went, endReplaced)
-		b.revoke(ctx, went, went.Tokens)
-	case !errors.Is(err, domain.ErrNotFound):
-		b.revoke(ctx, previous, previous.Tokens) // it is not this browser's any more, whether it went or not
+	case errors.Is(err, domain.ErrNotFound):
+		b.pursue(ctx, announced)
+	default:
+		for i := range announced {
+			announced[i].Unless = domain.TicketHash{} // it is not this browser's any more, whether it went or not
+		}
+		b.enqueueSurely(ctx, announced)
+		b.pursue(ctx, announced)
 		b.Log.WarnContext(ctx, "ending the device that this sign-in replaces", "device", previous.DeviceID, "error", err)
 	}
 }

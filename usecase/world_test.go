@@ -40,6 +40,8 @@ type world struct {
 	auth  *authapitest.Server
 	store *faultyStore
 	log   *syncBuffer
+
+	brokers []*usecase.Broker // that run
 }
 
 // syncBuffer collects what is logged, for tests that look into it.
@@ -132,6 +134,24 @@ func (w *world) brokerOf(more ...usecase.Provider) *usecase.Broker {
 // auth server and a clock of its own.
 func (w *world) brokerWith(store repo.Store, timeout time.Duration, now func() time.Time, more ...usecase.Provider) *usecase.Broker {
 	w.Helper()
+	b := w.newBroker(store, timeout, now, more...)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { b.Run(ctx) })
+	w.Cleanup(func() { cancel(); running.Wait() })
+	w.brokers = append(w.brokers, b)
+	return b
+}
+
+// deadBroker makes a replica that answers requests and does nothing behind them,
+// like one that is killed just after.
+func (w *world) deadBroker(store repo.Store) *usecase.Broker {
+	w.Helper()
+	return w.newBroker(store, 5*time.Second, w.clock.Now)
+}
+
+func (w *world) newBroker(store repo.Store, timeout time.Duration, now func() time.Time, more ...usecase.Provider) *usecase.Broker {
+	w.Helper()
 	client := w.client(w.auth, timeout)
 	b := usecase.New(store, usecase.Config{
 		Providers:     append([]usecase.Provider{{Name: "password", Issuer: issuer, Tokens: client, Passwords: client}}, more...),
@@ -142,10 +162,6 @@ func (w *world) brokerWith(store repo.Store, timeout time.Duration, now func() t
 		},
 		Now: now, Random: rand.Reader, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { b.Run(ctx) })
-	w.Cleanup(func() { cancel(); running.Wait() })
 	return b
 }
 
@@ -202,6 +218,9 @@ func (w *world) eventually(what string, ok func() bool) {
 	for !ok() {
 		if time.Now().After(deadline) {
 			w.Fatalf("waited in vain until %s", what)
+		}
+		for _, b := range w.brokers {
+			b.LookForRevocations()
 		}
 		<-time.After(time.Millisecond)
 	}
