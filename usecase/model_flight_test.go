@@ -20,6 +20,7 @@ const (
 	atRelease       // the exchange did not get through, or the flight ends otherwise with its lease
 	atKeepReplace
 	atKeepGet
+	atKeepRevoke
 	atRefusedGet
 	atRefusedRelease
 	atRefusedDelete
@@ -58,7 +59,9 @@ const (
 	withoutSecondOpen
 	withoutForget
 	withoutRelease
-	withoutRevocationOnFailure
+	withoutAnnouncement
+	withBlindRevocation
+	withHastyLook
 	withoutOwnWrite
 )
 
@@ -140,7 +143,7 @@ func (x *expansion) end(s *modelState, i uint8, what modelResult, rec modelRecor
 	if f := s.flights[i]; what == toldToken && rec.refresh.family() == f.stale.family() && rec.refresh.generation() < min(f.expired, s.families[f.stale.family()].expired) {
 		s.breaks(neverStale)
 	}
-	if s.lease == modelOwner(i+1) && s.faults == x.from.faults && s.flights[i].at != atKeepGet {
+	if s.lease == modelOwner(i+1) && s.faults == x.from.faults && s.flights[i].at != atKeepGet && s.flights[i].at != atKeepRevoke {
 		s.breaks(neverHeld)
 	}
 	for slot := range s.requests {
@@ -204,6 +207,8 @@ func (x *expansion) flight(i uint8) {
 		x.releaseLease(i, "release", func(s *modelState) { x.end(s, i, f.tells, modelRecord{}) })
 	case atKeepReplace, atKeepGet:
 		x.keep(i)
+	case atKeepRevoke:
+		x.enqueue(i, "keep: revoke", f.next, 0, func(s *modelState) { x.end(s, i, f.tells, f.rec) })
 	case atRefusedGet, atRefusedRelease, atRefusedDelete:
 		x.refused(i)
 	}
@@ -350,10 +355,7 @@ func (x *expansion) keep(i uint8) {
 		}
 	}
 	gone := func(s *modelState) {
-		if x.m.mutation != withoutRevocationOfLatePair {
-			s.queue[i].put(s.flights[i].next)
-		}
-		x.end(s, i, toldSignedOut, modelRecord{})
+		x.revokeLate(s, i, toldSignedOut, modelRecord{})
 	}
 	if s.flights[i].at == atKeepGet {
 		x.get(i, "keep: get", func(s *modelState, cur modelRecord, a storeAnswer) {
@@ -411,11 +413,20 @@ func (x *expansion) overtaken(s *modelState, i uint8, cur modelRecord) {
 	switch {
 	case cur.refresh == f.next:
 	case cur.ticket != f.rec.ticket, x.m.mutation == withRevocationOnConflict:
-		if x.m.mutation != withoutRevocationOfLatePair {
-			s.queue[i].put(f.next)
-		}
+		x.revokeLate(s, i, toldToken, cur)
+		return
 	}
 	x.end(s, i, toldToken, cur)
+}
+
+// revokeLate has a flight revoke the pair that it has brought, and then tell.
+func (x *expansion) revokeLate(s *modelState, i uint8, tells modelResult, rec modelRecord) {
+	if x.m.mutation == withoutRevocationOfLatePair {
+		x.end(s, i, tells, rec)
+		return
+	}
+	f := &s.flights[i]
+	f.at, f.tells, f.rec = atKeepRevoke, tells, rec
 }
 
 func (x *expansion) refused(i uint8) {

@@ -3,15 +3,17 @@ package usecase_test
 // The steps of SignOut, at replica 1.
 const (
 	atSignOutGet modelStep = iota + atRefusedDelete + 1
+	atSignOutAnnounce
 	atSignOutDelete
-	atSignOutRevoke
+	atSignOutRevoke // what went is another pair than was announced
 
 	atSignInOpen
 	atSignInGrant
+	atSignInAnnounce
 	atSignInOverwrite
 	atSignInGet
 	atSignInGetOwn // the Overwrite may have happened
-	atSignInRevoke
+	atSignInRevoke // it has failed, and the new pair is nobody's
 )
 
 func (x *expansion) signOut() {
@@ -29,8 +31,10 @@ func (x *expansion) signOut() {
 				over(s)
 				return
 			}
-			s.signOut.at, s.signOut.read = atSignOutDelete, rec.refresh
+			s.signOut.at, s.signOut.read = atSignOutAnnounce, rec.refresh
 		})
+	case atSignOutAnnounce:
+		x.announce(0, "signOut: announce", s.signOut.read, func(s *modelState) { s.signOut.at = atSignOutDelete })
 	case atSignOutDelete:
 		x.store(1, "signOut: delete", func(s *modelState) storeAnswer {
 			if !s.rec.there {
@@ -40,24 +44,32 @@ func (x *expansion) signOut() {
 			s.delete()
 			return storeDone
 		}, func(s *modelState, a storeAnswer) {
-			read, went := s.signOut.read, s.signOut.went
 			switch {
-			case a == storeNone, a == storeDown && x.m.mutation == withoutRevocationOnFailure:
+			case a == storeDown && s.signOut.went != 0:
+				x.movedOn(s, faultStoreLost)
 				over(s)
-				return
-			case a == storeDown:
-				if went != 0 && went != read && (went.family() != read.family() || !x.m.endsFamily) {
-					s.families[went.family()].untold |= faultStoreLost
-				}
-				s.signOut.went = read
-				s.families[read.family()].unwanted = true
+			case a == storeDone && (s.signOut.went != s.signOut.read || x.m.mutation == withoutAnnouncement):
+				s.signOut.at = atSignOutRevoke
+			default:
+				over(s)
 			}
-			s.signOut.at, s.signOut.read = atSignOutRevoke, 0
 		})
 	case atSignOutRevoke:
-		s.queue[0].put(s.signOut.went)
-		over(&s)
-		x.will(1, "signOut: revoke", s)
+		announced := s.signOut.read
+		if announced.family() != s.signOut.went.family() {
+			announced = 0
+		}
+		x.enqueue(0, "signOut: revoke what went", s.signOut.went, announced, over)
+	}
+}
+
+// movedOn notes that the pair that a sign-out has deleted, and that nobody has any
+// more, is not the one that it has announced. It does not matter where the
+// announced one takes its family along.
+func (x *expansion) movedOn(s *modelState, why modelFaults) {
+	read, went := s.signOut.read, s.signOut.went
+	if went != read && (went.family() != read.family() || !x.m.endsFamily) {
+		s.families[went.family()].untold |= why
 	}
 }
 
@@ -71,8 +83,11 @@ func (x *expansion) signIn() {
 		over(s)
 	}
 	failed := func(s *modelState) {
-		s.queue[1].put(newModelToken(1, 0))
+		s.signIn.at, s.signIn.previous, s.signIn.written = atSignInRevoke, modelRecord{}, false
+	}
+	admitted := func(s *modelState) {
 		over(s)
+		s.signIn.done = true
 	}
 	switch s.signIn.at {
 	case atNothing:
@@ -91,8 +106,10 @@ func (x *expansion) signIn() {
 		})
 	case atSignInGrant:
 		s.families[1].issued = 1
-		s.signIn.at = atSignInOverwrite
+		s.signIn.at = atSignInAnnounce
 		x.will(2, "signIn: the auth server grants", s)
+	case atSignInAnnounce:
+		x.announce(1, "signIn: announce", s.signIn.previous.refresh, func(s *modelState) { s.signIn.at = atSignInOverwrite })
 	case atSignInOverwrite:
 		x.store(2, "signIn: overwrite", func(s *modelState) storeAnswer {
 			switch {
@@ -107,7 +124,7 @@ func (x *expansion) signIn() {
 		}, func(s *modelState, a storeAnswer) {
 			switch a {
 			case storeDone:
-				s.signIn.at = atSignInRevoke
+				admitted(s)
 			case storeNone:
 				another(s)
 			case storeConflict:
@@ -123,7 +140,7 @@ func (x *expansion) signIn() {
 		x.get(1, "signIn: get", func(s *modelState, rec modelRecord, a storeAnswer) {
 			switch a {
 			case storeDone:
-				s.signIn.at, s.signIn.previous = atSignInOverwrite, rec
+				s.signIn.at, s.signIn.previous = atSignInAnnounce, rec
 			case storeNone:
 				another(s)
 			default:
@@ -134,25 +151,16 @@ func (x *expansion) signIn() {
 		x.get(1, "signIn: get", func(s *modelState, rec modelRecord, a storeAnswer) {
 			switch {
 			case a == storeDone && rec.ticket == 1:
-				s.signIn.at, s.signIn.written = atSignInRevoke, false
-			case a == storeNone:
-				if s.signIn.written {
-					s.families[0].untold |= faultStoreLost
-				}
-				another(s)
+				admitted(s)
 			default:
-				if s.signIn.written {
-					s.families[0].untold |= faultStoreLost
+				if a == storeDown && s.signIn.written {
 					s.families[1].unwanted = true
 				}
 				failed(s)
 			}
 		})
 	case atSignInRevoke:
-		s.queue[1].put(s.signIn.previous.refresh)
-		over(&s)
-		s.signIn.done = true
-		x.will(2, "signIn: revoke", s)
+		x.enqueue(1, "signIn: revoke the new pair", newModelToken(1, 0), 0, over)
 	}
 }
 

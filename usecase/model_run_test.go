@@ -24,7 +24,7 @@ var modelRuns = []struct {
 	{"second sign-in, cache", model{cache: true, signIn: true, faults: allFaults, strikes: 1}},
 	{"key rotation", model{reseal: true, faults: allFaults, strikes: 2}},
 	{"all of these", model{signOut: true, signIn: true, reseal: true, faults: allFaults, strikes: 1}},
-	{"all of these, gentle faults", model{signOut: true, signIn: true, reseal: true, faults: gentleFaults, strikes: 2}},
+	{"sign-out and second sign-in, gentle faults", model{signOut: true, signIn: true, faults: gentleFaults, strikes: 2}},
 }
 
 // TestR9_R10_ModelOfTheRefresh explores everything that can happen to one device.
@@ -125,9 +125,12 @@ func TestModelNoticesWhatIsMissing(t *testing.T) {
 		{"a cache is believed that a ticket does not fit", withoutForget, model{signIn: true, cache: true}, neverSent},
 		{"the lease is not given back after an outage", withoutRelease, model{faults: faultCut, strikes: 1}, neverHeld},
 		{"the lease is not given back when the store fails", withoutRelease, model{faults: faultLost | faultStoreFail, strikes: 2}, neverHeld},
-		{"a sign-out whose answer is lost revokes nothing", withoutRevocationOnFailure, model{signOut: true, faults: faultStoreLost, strikes: 1}, neverAlive},
+		{"a sign-out announces nothing, and its answer is lost", withoutAnnouncement, model{signOut: true, faults: faultStoreLost, strikes: 1}, neverAlive},
+		{"a sign-out announces nothing, and its process is killed", withoutAnnouncement, model{signOut: true, faults: faultCrash, strikes: 1}, neverAlive},
+		{"a second sign-in announces nothing, and its process is killed", withoutAnnouncement, model{signIn: true, faults: faultCrash, strikes: 1}, neverAlive},
+		{"what was announced is revoked without a look", withBlindRevocation, model{signOut: true, faults: faultStoreFail, strikes: 1}, neverInUse},
+		{"what was announced comes due before the device has ended", withHastyLook, model{signOut: true, faults: faultCrash, strikes: 1}, neverAlive},
 		{"a sign-in does not know its own write", withoutOwnWrite, model{signIn: true, faults: faultStoreLost, strikes: 1}, neverInUse},
-		{"a sign-in does not know its own write", withoutOwnWrite, model{signIn: true, faults: faultStoreLost, strikes: 1}, neverAlive},
 		{"the ticket is not compared after the wait", withoutTicketCheck, model{signIn: true}, neverOther},
 	} {
 		t.Run(c.what+": "+c.want.String(), func(t *testing.T) {

@@ -1,5 +1,7 @@
 package usecase_test
 
+import "math/bits"
+
 // A model of the refresh protocol and a checker that walks through every way in
 // which it can go. Two replicas serve one device; beside them are the store, an
 // auth server with single-use refresh tokens, a sign-out, a second sign-in from
@@ -32,8 +34,16 @@ func (t modelToken) generation() uint8 { return uint8(t-1) % modelChain }
 // modelTokens is a set of tokens, by family and generation.
 type modelTokens [2]uint8
 
-func (set *modelTokens) put(t modelToken)      { set[t.family()] |= 1 << t.generation() }
-func (set *modelTokens) take(t modelToken)     { set[t.family()] &^= 1 << t.generation() }
+func (set *modelTokens) put(t modelToken)  { set[t.family()] |= 1 << t.generation() }
+func (set *modelTokens) take(t modelToken) { set[t.family()] &^= 1 << t.generation() }
+func (set *modelTokens) first() modelToken {
+	for family, generations := range set {
+		if generations != 0 {
+			return newModelToken(uint8(family), uint8(bits.TrailingZeros8(generations)))
+		}
+	}
+	return 0
+}
 func (set *modelTokens) has(t modelToken) bool { return set[t.family()]&(1<<t.generation()) != 0 }
 
 // modelRecord is what the protocol looks at in a domain.Record. A ticket has the
@@ -86,6 +96,10 @@ type modelFamily struct {
 	elsewhere bool        // it belongs to another device
 }
 
+// modelRevocations are pairs to be revoked: sure ones, and those that are
+// announced, which are not revoked if the record has the ticket of their family.
+type modelRevocations struct{ sure, announced modelTokens }
+
 // modelStep is where a flight, a request or one of the others stands.
 type modelStep uint8
 
@@ -135,8 +149,10 @@ type modelState struct {
 
 	flights  [2]modelFlight
 	requests [2]modelRequest
-	queue    [2]modelTokens // the revocations that a replica has queued
 	cache    [2]modelRecord // what a replica holds for the record although it is not any more
+
+	queued modelRevocations    // in the store
+	hand   [2]modelRevocations // what a replica has in memory, because the store did not take it
 
 	signOut struct {
 		at         modelStep
@@ -194,18 +210,15 @@ const (
 	neverSpent
 	// neverAlive: all is done, a session is over, and its tokens work on. None of
 	// these is the reason:
-	//   - a process died that was to revoke them;
+	//   - a process died that alone had them: it was signing somebody in, or the
+	//     store had not taken them into its queue;
 	//   - their pair went astray, as in neverTheft;
-	//   - the store's answer to the Delete of a sign-out was lost, and the record
-	//     had moved on since the sign-out had read it, so that what it revokes is
-	//     not what has gone;
-	//   - the store's answer to the Overwrite of a second sign-in was lost, and the
-	//     sign-in cannot see that it has happened, because the next Get fails or
-	//     the record has been deleted meanwhile.
+	//   - the record had moved on since a sign-out had read it and announced its
+	//     pair, and the store's answer to the Delete was lost, or the process died
+	//     just then.
 	neverAlive
 	// neverInUse: a family that the record holds is revoked. It happens to one that
-	// is unwanted: the Delete of a sign-out has failed, or the Overwrite of a
-	// second sign-in and the Get after it.
+	// is unwanted: the Overwrite of a second sign-in and the Get after it have failed.
 	neverInUse
 	neverEnded  // a refresh ends a device whose family is alive
 	neverFaulty // a refresh ends a device, and there were gentleFaults alone
@@ -279,9 +292,9 @@ func (s *modelState) look() {
 
 // lookAtRest checks a state in which nothing is left to do.
 func (s *modelState) lookAtRest() {
-	still := s.lease != ownedByNobody
+	still := s.lease != ownedByNobody || s.queued != (modelRevocations{})
 	for i := range s.flights {
-		still = still || s.flights[i].at != atNothing || s.requests[i].at != atNothing || s.queue[i] != (modelTokens{}) || s.left[i] != 0
+		still = still || s.flights[i].at != atNothing || s.requests[i].at != atNothing || s.hand[i] != (modelRevocations{}) || s.left[i] != 0
 	}
 	for _, at := range []modelStep{s.signOut.at, s.signIn.at, s.reseal.at} {
 		still = still || at != atNothing && at != atEnd

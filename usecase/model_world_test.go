@@ -181,18 +181,78 @@ func (x *expansion) authServer() {
 		}
 		x.will(0, "the auth server does an exchange that was given up", s)
 	}
-	for i, queue := range s.queue {
-		for t := modelToken(1); queue != (modelTokens{}) && t <= 2*modelChain; t++ {
-			if !queue.has(t) {
-				continue
-			}
-			s := s
-			s.queue[i].take(t)
-			x.m.revoked(&s, t)
-			x.will(uint8(i+1), "revokeQueued", s)
-			break
-		}
+	x.revocations(0, func(s *modelState) *modelRevocations { return &s.queued })
+	for i := range s.hand {
+		x.revocations(uint8(i+1), func(s *modelState) *modelRevocations { return &s.hand[i] })
 	}
+}
+
+// revocations tries the first of some revocations, and looks at the first of
+// those that are announced. It takes any replica, when the store can be asked;
+// until then nothing happens. One that is announced is dropped if the device is
+// signed in when it comes due, which is later than the call that announced it
+// may take.
+func (x *expansion) revocations(who uint8, of func(*modelState) *modelRevocations) {
+	if s := x.from; of(&s).sure != (modelTokens{}) {
+		t := of(&s).sure.first()
+		of(&s).sure.take(t)
+		x.m.revoked(&s, t)
+		x.will(who, "revoke", s)
+	}
+	s := x.from
+	if of(&s).announced == (modelTokens{}) {
+		return
+	}
+	t := of(&s).announced.first()
+	over := !s.rec.there || s.rec.ticket != t.family()
+	ending := s.signOut.at == atSignOutDelete && s.signOut.read.family() == t.family() ||
+		s.signIn.at == atSignInOverwrite && s.signIn.previous.refresh.family() == t.family()
+	switch {
+	case over, x.m.mutation == withBlindRevocation && !ending:
+		of(&s).announced.take(t)
+		x.m.revoked(&s, t)
+		x.will(who, "revoke what was announced", s)
+	case !ending, x.m.mutation == withHastyLook:
+		of(&s).announced.take(t)
+		x.will(who, "drop what was announced", s)
+	}
+}
+
+// enqueue queues a pair, in the place of one that was announced if that is not
+// zero. If the store does not take it, the replica keeps it in memory.
+func (x *expansion) enqueue(i uint8, what string, t, announced modelToken, then func(*modelState)) {
+	x.store(i+1, what, func(s *modelState) storeAnswer {
+		s.queued.sure.put(t)
+		if announced != 0 {
+			s.queued.announced.take(announced)
+		}
+		return storeDone
+	}, func(s *modelState, a storeAnswer) {
+		if a == storeDown {
+			s.hand[i].sure.put(t)
+		}
+		then(s)
+	})
+}
+
+// announce queues a pair that is to be revoked unless its ticket opens the
+// record when somebody looks.
+func (x *expansion) announce(i uint8, what string, t modelToken, then func(*modelState)) {
+	if x.m.mutation == withoutAnnouncement {
+		s := x.from
+		then(&s)
+		x.will(i+1, "no announcement", s)
+		return
+	}
+	x.store(i+1, what, func(s *modelState) storeAnswer {
+		s.queued.announced.put(t)
+		return storeDone
+	}, func(s *modelState, a storeAnswer) {
+		if a == storeDown {
+			s.hand[i].announced.put(t)
+		}
+		then(s)
+	})
 }
 
 // revoked is the auth server's work. Some end the family of any token that is
@@ -306,7 +366,7 @@ func (x *expansion) crash(i uint8) {
 	s := x.from
 	f := s.flights[i]
 	signsOut, signsIn := i == 0 && s.signOut.at > atEnd, i == 1 && s.signIn.at > atEnd
-	if f.at == atNothing && s.queue[i] == (modelTokens{}) && !signsOut && !signsIn || !x.strikes(&s, faultCrash) {
+	if f.at == atNothing && s.hand[i] == (modelRevocations{}) && !signsOut && !signsIn || !x.strikes(&s, faultCrash) {
 		return
 	}
 	if s.lease == modelOwner(i+1) {
@@ -322,21 +382,20 @@ func (x *expansion) crash(i uint8) {
 		}
 	}
 	s.flights[i] = modelFlight{}
-	for family, queued := range s.queue[i] {
-		if queued != 0 {
+	for family := range s.families {
+		if s.hand[i].sure[family]&^s.queued.sure[family] != 0 || s.hand[i].announced[family]&^s.queued.announced[family] != 0 {
 			s.families[family].untold |= faultCrash
 		}
 	}
-	s.queue[i], s.cache[i] = modelTokens{}, modelRecord{}
+	s.hand[i], s.cache[i] = modelRevocations{}, modelRecord{}
 	if signsOut {
 		if s.signOut.went != 0 {
-			s.families[s.signOut.went.family()].untold |= faultCrash
+			x.movedOn(&s, faultCrash)
 		}
 		s.signOut.at, s.signOut.read, s.signOut.went = atEnd, 0, 0
 	}
 	if signsIn {
 		if s.families[1].issued > 0 {
-			s.families[0].untold |= faultCrash
 			s.families[1].untold |= faultCrash
 		}
 		s.signIn.at, s.signIn.previous, s.signIn.written = atEnd, modelRecord{}, false

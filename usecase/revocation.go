@@ -93,8 +93,9 @@ func (b *Broker) announce(ctx context.Context, devices ...domain.Record) []pendi
 }
 
 // pursue has revoked what was announced, if the device has ended: it looks, so it
-// needs not be told. What went is known if the store has answered; a pair that is
-// not the announced one, because it was refreshed in between, takes its place.
+// needs not be told. What went is known if the store has answered. A pair that was
+// not announced is queued now; it takes the place of the announced one if it is
+// of the same sign-in, refreshed in between.
 func (b *Broker) pursue(ctx context.Context, announced []pending, went ...domain.Record) {
 	var late []pending
 	for _, rec := range went {
@@ -106,7 +107,7 @@ func (b *Broker) pursue(ctx context.Context, announced []pending, went ...domain
 			continue
 		}
 		p := b.newPending(rec, rec.Tokens)
-		if at >= 0 {
+		if at >= 0 && announced[at].Unless == rec.TicketHash {
 			p.ID = announced[at].ID
 			announced = slices.Delete(announced, at, at+1)
 		}
