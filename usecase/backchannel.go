@@ -44,9 +44,9 @@ func (b *Broker) EndByProvider(ctx context.Context, name string, n domain.Logout
 	var ended int
 	for try := 1; ; try++ {
 		went, err := b.deleteNoticed(ctx, p.Issuer, n)
+		b.pursue(ctx, nil, went...)
 		for _, rec := range went {
 			b.logEnd(ctx, rec, endAtProvider)
-			b.revoke(ctx, rec, rec.Tokens)
 		}
 		ended += len(went)
 		if err == nil {
