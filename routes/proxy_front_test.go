@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -47,6 +48,20 @@ type front struct {
 	logged syncBuffer
 
 	handlers *routes.Handlers
+	store    *faulty
+}
+
+// faulty is a store that can be away.
+type faulty struct {
+	*memstore.Store
+	away atomic.Bool
+}
+
+func (s *faulty) Get(ctx context.Context, id domain.DeviceID) (domain.Record, error) {
+	if s.away.Load() {
+		return domain.Record{}, errors.New("the store is away")
+	}
+	return s.Store.Get(ctx, id)
 }
 
 type frontConfig struct {
@@ -82,7 +97,8 @@ func newFront(t testing.TB, c frontConfig) *front {
 		BaseURL:   parseURL(t, f.auth.URL),
 		LoginPath: authapitest.LoginPath, RefreshPath: authapitest.RefreshPath, RevokePath: authapitest.RevokePath,
 	})
-	b := usecase.New(memstore.New(now), usecase.Config{
+	f.store = &faulty{Store: memstore.New(now)}
+	b := usecase.New(f.store, usecase.Config{
 		Providers: []usecase.Provider{{Name: "Password", Issuer: "https://auth.test", Tokens: client, Passwords: client}},
 		Lifetimes: domain.Lifetimes{
 			Access: 10 * time.Minute, Refresh: 24 * time.Hour, Idle: 24 * time.Hour, Absolute: 240 * time.Hour,

@@ -120,12 +120,12 @@ func trailerFields(section []byte) []upstream.Field {
 }
 
 // rewind returns the body from its beginning once more, as long as all that has
-// come of it is held.
+// come of it is held, or nothing has.
 func (u *upload) rewind() (io.Reader, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
-	case !u.holding:
+	case !u.holding && u.read > 0:
 		return nil, false
 	case u.ended.Load():
 		return bytes.NewReader(u.held), true

@@ -12,8 +12,9 @@ import (
 // mostScopes is how many devices' scopes are kept at hand.
 const mostScopes = 10_000
 
-// scopes knows what access tokens are good for, as far as the tokens say it. Each
-// is read once, and not with every request that it is used for.
+// scopes knows what access tokens are good for, by what the auth server has said
+// with them or else by what they say themselves. Each of those is read once, and
+// not with every request that it is used for.
 //
 // The zero value is ready.
 type scopes struct {
@@ -28,6 +29,9 @@ type granted struct {
 
 // of returns the scopes of a device's present access token.
 func (s *scopes) of(r domain.Record) []string {
+	if r.Tokens.Scope != "" {
+		return strings.Fields(r.Tokens.Scope)
+	}
 	s.mu.Lock()
 	have, ok := s.known[r.DeviceID]
 	s.mu.Unlock()

@@ -128,6 +128,17 @@ func (b *Balance) Do(ctx context.Context, r *Request) (*Response, error) {
 		}
 		b.unreachable(ctx, a, err)
 		unsent = err
+		if r.Body == nil {
+			continue
+		}
+		again, ok := io.Reader(nil), false
+		if r.Rewind != nil {
+			again, ok = r.Rewind()
+		}
+		if !ok {
+			return nil, unsent
+		}
+		r.Body = again
 	}
 }
 

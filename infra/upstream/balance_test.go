@@ -106,6 +106,28 @@ func TestBalanceSendsElsewhereOnlyWhatHasNotLeft(t *testing.T) {
 	if n := list[0].seen.Load(); n != 1 {
 		t.Errorf("the address that refuses was asked %d times", n)
 	}
+	for name, tt := range map[string]struct {
+		again func() (io.Reader, bool)
+		fails int32
+	}{
+		"a body that is gone":          {func() (io.Reader, bool) { return nil, false }, 1},
+		"a body that was never held":   {nil, 1},
+		"a body that can be had again": {func() (io.Reader, bool) { return strings.NewReader("body"), true }, 0},
+	} {
+		b := newBalance(t, BalanceConfig{}, addresses)
+		var fails int32
+		for range 2 { // one of them begins at a
+			resp, err := b.Do(context.Background(), &Request{Method: "POST", Body: strings.NewReader("body"), Length: 4, Rewind: tt.again})
+			if err != nil {
+				fails++
+				continue
+			}
+			resp.Body.Close()
+		}
+		if fails != tt.fails {
+			t.Errorf("%s: %d of two requests fail, want %d", name, fails, tt.fails)
+		}
+	}
 	list[1].fails.Store(&Error{Kind: Unreachable, Err: errors.New("broke")})
 	before := list[0].seen.Load()
 	if _, body := ask(t, b); body != "upstream_unreachable: broke" || list[0].seen.Load() != before {

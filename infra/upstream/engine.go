@@ -115,9 +115,9 @@ const (
 // the log; it may be nil and is not for the client, because it names addresses.
 type Error struct {
 	Kind Kind
-	// Unsent says that no connection could be made: nothing of the request has
-	// left or was read of its body, and it can be sent to another address,
-	// whatever its method.
+	// Unsent says that no connection could be made and nothing of the request
+	// has left: it can be sent to another address, whatever its method, if its
+	// body can be had again.
 	Unsent bool
 	Err    error
 }
