@@ -91,11 +91,11 @@ func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale doma
 		if err != nil || !leased {
 			return rec, false, err
 		}
-		grant, err := b.exchange(ctx, rec)
+		next, err := b.exchange(ctx, rec)
 		switch {
 		case err == nil:
-			rec, err = b.keep(ctx, rec, b.Lifetimes.Renewed(rec.Tokens, grant, b.now()))
-			return rec, rec.Tokens.Access.Equal(grant.Access), err
+			rec, err = b.keep(ctx, rec, next)
+			return rec, rec.Tokens.Access.Equal(next.Access), err
 		case errors.Is(err, domain.ErrInvalidGrant):
 			rec, again, err := b.refused(ctx, rec, stale)
 			if again {
@@ -166,11 +166,11 @@ func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain
 // the same successor again, and to one without it the token is spent in any
 // case. But a process that stood still may have lost its lease meanwhile, and
 // then another has that successor: domain.ErrLeaseLost.
-func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant, error) {
+func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Tokens, error) {
 	p, err := b.providerOf(rec)
 	if err != nil {
 		b.Log.ErrorContext(ctx, "a device cannot be refreshed: check the providers in the settings; nobody is signed out", "device", rec.DeviceID, "error", err)
-		return domain.Grant{}, err
+		return domain.Tokens{}, err
 	}
 	stop := b.renewLease(ctx, rec.DeviceID)
 	defer stop()
@@ -178,16 +178,16 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant,
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
-		return domain.Grant{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second, Why: RefreshBusy}
+		return domain.Tokens{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second, Why: RefreshBusy}
 	}
-	grant, err := b.call(ctx, p, rec)
+	next, err := b.call(ctx, p, rec)
 	if lost := (*domain.Unavailable)(nil); !errors.As(err, &lost) || !lost.Lost {
-		return grant, err
+		return next, err
 	}
 	switch err := b.store.RenewLease(ctx, rec.DeviceID, b.replica, b.leaseTTL()); {
 	case errors.Is(err, domain.ErrLeaseLost), errors.Is(err, domain.ErrNotFound):
 		b.Metrics.LeaseLost()
-		return domain.Grant{}, fmt.Errorf("ask again for a lost answer: %w", domain.ErrLeaseLost)
+		return domain.Tokens{}, fmt.Errorf("ask again for a lost answer: %w", domain.ErrLeaseLost)
 	case err != nil:
 		// That it is lost is not known, and time is short.
 		b.Log.WarnContext(ctx, "renewing the lease of a refresh", "device", rec.DeviceID, "error", err)
@@ -196,10 +196,12 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Grant,
 }
 
 // call is one call of the auth server, if the breaker allows it. It may take
-// AuthTimeout; the lease outlives it.
-func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (domain.Grant, error) {
+// AuthTimeout; the lease outlives it. What the answer says of lives counts from
+// the call on and not from the answer's arrival: the auth server may have made
+// the tokens long before.
+func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (domain.Tokens, error) {
 	if err := p.breaker.allow(b.now()); err != nil {
-		return domain.Grant{}, err
+		return domain.Tokens{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
 	defer cancel()
@@ -220,7 +222,10 @@ func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (doma
 	default:
 		log.WarnContext(ctx, "refresh did not get through", "error", err)
 	}
-	return grant, err
+	if err != nil {
+		return domain.Tokens{}, err
+	}
+	return b.Lifetimes.Renewed(rec.Tokens, grant, start), nil
 }
 
 // renewLease keeps the lease alive until stop is called.

@@ -371,6 +371,28 @@ func TestTokenThatEndsSoonIsUsedAndRefreshedBehind(t *testing.T) {
 	}
 }
 
+// TestLifeCountsFromTheCall: an auth server that rotates at once and answers late
+// hands out a token that is old when it arrives.
+func TestLifeCountsFromTheCall(t *testing.T) {
+	const late = time.Minute
+	w := newWorld(t)
+	b := w.broker()
+	v, rec := w.signIn(b, email, "")
+	w.clock.advance(life)
+	gate := authapitest.NewGate()
+	w.auth.Next(authapitest.RefreshPath, gate.After)
+	asked := w.clock.Now()
+	done := make(chan struct{})
+	go func() { defer close(done); _, _ = b.AccessToken(t.Context(), v) }()
+	<-gate.Arrived
+	w.clock.advance(late)
+	gate.Open()
+	<-done
+	if got := w.record(rec.DeviceID).Tokens.AccessExpiry.Sub(asked); got > life+late/2 {
+		t.Errorf("the token ends %v after it was asked for, want %v", got, life)
+	}
+}
+
 func TestDrainWaitsForTheRefreshUnderWay(t *testing.T) {
 	w := newWorld(t)
 	b := w.broker()

@@ -81,6 +81,7 @@ func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.R
 	if errors.Is(err, domain.ErrStore) && !errors.Is(err, domain.ErrSealed) {
 		return domain.Ticket{}, domain.Record{}, err
 	}
+	asked := b.now() // lives count from here; see Broker.call
 	p, verified, err := b.verify(ctx, in)
 	if err != nil {
 		return domain.Ticket{}, domain.Record{}, err
@@ -99,7 +100,7 @@ func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.R
 		SID:           verified.SID,
 		ACR:           verified.ACR,
 		AMR:           verified.AMR,
-		Tokens:        b.Lifetimes.Tokens(verified.Grant, now),
+		Tokens:        b.Lifetimes.Tokens(verified.Grant, asked),
 		UserAgent:     strings.ToValidUTF8(in.UserAgent[:min(len(in.UserAgent), longestUserAgent)], ""),
 		Persistent:    in.Remember,
 		CreatedAt:     now,
