@@ -34,6 +34,7 @@ type commands struct {
 		Migrate devicesMigrateCommand `cmd:"" help:"Copy all devices from one store to another."`
 	} `cmd:"" help:"Handle devices."`
 	Bench   benchCommand   `cmd:"" help:"Measure what a request through the proxy costs, beside other proxies."`
+	Soak    soakCommand    `cmd:"" help:"Run replicas under faults for a long time, and count what must not happen."`
 	Version versionCommand `cmd:"" help:"Say which version this is."`
 }
 

@@ -38,8 +38,8 @@ func TestTokensThatTellTheTimeBadly(t *testing.T) {
 			o.ExpiresIn, o.Claims = says(nil), map[string]any{"exp": 1e300}
 		}, 0},
 		{"expires_in is text", func(o *authapitest.Options) { o.ExpiresIn = says("600") }, 0},
-		{"auth server 5 minutes ahead", func(o *authapitest.Options) { o.ExpiresIn, o.Now = says(nil), clock(5 * time.Minute) }, 0},
-		{"auth server 5 minutes behind", func(o *authapitest.Options) { o.ExpiresIn, o.Now = says(nil), clock(-5 * time.Minute) }, 0},
+		{"auth server 5 minutes ahead", func(o *authapitest.Options) { o.ExpiresIn, o.Now = says(nil), clock(5*time.Minute) }, 0},
+		{"auth server 5 minutes behind", func(o *authapitest.Options) { o.ExpiresIn, o.Now = says(nil), clock(-5*time.Minute) }, 0},
 		{"a life of 2 s", func(o *authapitest.Options) { o.AccessLife = 2 * time.Second }, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -187,7 +187,9 @@ func TestLostAnswerOfARotation(t *testing.T) {
 // there again, whether it stood still or was away.
 func TestStoreFailsAfterARotation(t *testing.T) {
 	t.Parallel()
-	for name, fault := range map[string]struct{ begin, end func(t *testing.T, n *redistest.Node) }{
+	for name, fault := range map[string]struct {
+		begin, end func(t *testing.T, n *redistest.Node)
+	}{
 		"stands still": {func(t *testing.T, n *redistest.Node) { n.Freeze(t) }, func(t *testing.T, n *redistest.Node) { n.Thaw(t) }},
 		"is killed":    {func(t *testing.T, n *redistest.Node) { n.Kill() }, func(t *testing.T, n *redistest.Node) { n.Start(t) }},
 	} {
