@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cloakroom/infra/authapi/authapitest"
+	"cloakroom/repo/mongostore/mongotest"
 )
 
 // atOnce lets n callers begin at the same moment and waits for all.
@@ -45,30 +46,41 @@ func TestR9_TwoHundredAtOnce(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s/%d replicas/%v", name, c.replicas, c.takes), func(t *testing.T) {
 				t.Parallel()
-				w := newWorld(t, address(t))
-				at := w.replicas(c.replicas)
-				w.auth.Always(authapitest.RefreshPath, slow(c.takes))
-				for round := 1; round <= c.rounds && !t.Failed(); round++ {
-					ticket := at[round%len(at)].expired(1)[0]
-					var good atomic.Int64
-					atOnce(200, func(i int) {
-						if at[i%len(at)].want(ticket, http.StatusOK, "").status == http.StatusOK {
-							good.Add(1)
-						}
-					})
-					if n := good.Load(); n != 200 {
-						t.Errorf("round %d: %d of 200 answered", round, n)
-					}
-					if n := w.granted(); n != round {
-						t.Errorf("round %d: %d refreshes in all", round, n)
-					}
-				}
-				w.noTheft()
-				if n := len(w.auth.Requests(authapitest.RefreshPath)); n != c.rounds {
-					t.Errorf("%d calls of the auth server for %d refreshes", n, c.rounds)
-				}
+				twoHundredAtOnce(t, address(t), c.replicas, c.takes, c.rounds)
 			})
 		}
+	}
+}
+
+// TestR9_TwoHundredAtOnceOnFerretDB is the same on somebody else's server with
+// MongoDB's protocol.
+func TestR9_TwoHundredAtOnceOnFerretDB(t *testing.T) {
+	t.Parallel()
+	twoHundredAtOnce(t, mongotest.NewDatabase(t, mongotest.FerretDB(t)), 2, 300*time.Millisecond, 3)
+}
+
+func twoHundredAtOnce(t *testing.T, store string, replicas int, takes time.Duration, rounds int) {
+	w := newWorld(t, store)
+	at := w.replicas(replicas)
+	w.auth.Always(authapitest.RefreshPath, slow(takes))
+	for round := 1; round <= rounds && !t.Failed(); round++ {
+		ticket := at[round%len(at)].expired(1)[0]
+		var good atomic.Int64
+		atOnce(200, func(i int) {
+			if at[i%len(at)].want(ticket, http.StatusOK, "").status == http.StatusOK {
+				good.Add(1)
+			}
+		})
+		if n := good.Load(); n != 200 {
+			t.Errorf("round %d: %d of 200 answered", round, n)
+		}
+		if n := w.granted(); n != round {
+			t.Errorf("round %d: %d refreshes in all", round, n)
+		}
+	}
+	w.noTheft()
+	if n := len(w.auth.Requests(authapitest.RefreshPath)); n != rounds {
+		t.Errorf("%d calls of the auth server for %d refreshes", n, rounds)
 	}
 }
 

@@ -2,6 +2,7 @@ package soak
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -90,8 +91,9 @@ func (r Report) String() string {
 type counts struct {
 	mu sync.Mutex
 	Report
-	start time.Time
-	gap   time.Duration
+	start    time.Time
+	gap      time.Duration
+	progress io.Writer
 }
 
 func (c *counts) add(n *int) {
@@ -106,7 +108,9 @@ func (c *counts) note(n *int, format string, args ...any) {
 	defer c.mu.Unlock()
 	*n++
 	if len(c.Findings) < mostFindings {
-		c.Findings = append(c.Findings, fmt.Sprintf("after %v: ", time.Since(c.start).Round(time.Millisecond))+fmt.Sprintf(format, args...))
+		finding := fmt.Sprintf("after %v: ", time.Since(c.start).Round(time.Millisecond)) + fmt.Sprintf(format, args...)
+		c.Findings = append(c.Findings, finding)
+		fmt.Fprintln(c.progress, finding)
 	}
 }
 

@@ -90,7 +90,7 @@ func Run(ctx context.Context, c Config) (report Report, err error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := &run{Config: c, dir: dir, clock: &history{}, count: &counts{}}
+	r := &run{Config: c, dir: dir, clock: &history{}, count: &counts{progress: c.Progress, start: time.Now()}}
 	r.count.Seed, r.count.Replicas, r.count.Devices, r.count.Faults = c.Seed, c.Replicas, c.Devices, map[string]int{}
 	defer func() {
 		r.stop()
