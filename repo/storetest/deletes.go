@@ -92,6 +92,32 @@ var deleteCases = []testCase{
 		}
 	}},
 
+	{"a deletion that races with a creation takes all of the device or nothing", func(f *fixture) {
+		for n := range 30 {
+			r := sample(n)
+			var created, deleted error
+			var went domain.Record
+			race(2, func(i int) {
+				if i == 0 {
+					created = f.s.Create(f.Context(), r)
+				} else {
+					went, deleted = f.far.Delete(f.Context(), r.DeviceID, repo.AnyVersion)
+				}
+			})
+			f.outcome("Create", created, nil)
+			if deleted == nil {
+				f.same("Delete", went, asCreated(r))
+				f.gone(r)
+				continue
+			}
+			f.outcome("Delete", deleted, domain.ErrNotFound)
+			f.stored(asCreated(r))
+			if _, listed := f.lists(r)[0].byID[r.DeviceID]; !listed {
+				f.Error("a device that was created is not listed")
+			}
+		}
+	}},
+
 	{"DeleteByOwner ends all devices of that owner, but one if told so", func(f *fixture) {
 		mine := family(10, 6)
 		others := strangers(mine[0])

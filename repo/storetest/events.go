@@ -102,19 +102,64 @@ var eventCases = []testCase{
 		far.sees(id, repo.Changed)
 	}},
 
+	{"who is too slow for the events is told that some are missed", func(f *fixture) {
+		// More than any store keeps for one subscriber.
+		const changes = 1500
+		id := f.create(sample(1))[0].DeviceID
+		ctx, cancel := context.WithCancel(f.Context())
+		defer cancel()
+		begun, awake, told := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			gaps, ended := 0, false
+			_ = f.far.Subscribe(ctx, func(e repo.Event) {
+				if e.Kind == repo.Gap {
+					gaps++
+				}
+				if gaps == 1 && e.Kind == repo.Gap {
+					close(begun)
+					<-awake
+				}
+				if gaps > 1 && !ended {
+					ended = true
+					close(told)
+				}
+			})
+		}()
+		<-begun
+		race(crowd, func(i int) {
+			for n := i; n < changes && !f.Failed(); n += crowd {
+				f.outcome("Rename", f.s.Rename(f.Context(), id, "name"), nil)
+			}
+		})
+		// Its own change is the last that the far handle waits for: by then it has
+		// heard of the others.
+		f.outcome("Rename", f.far.Rename(f.Context(), id, "the last"), nil)
+		close(awake)
+		select {
+		case <-told:
+		case <-time.After(patience):
+			f.Error("no Gap for what was missed")
+		}
+		cancel()
+		<-done
+	}},
+
 	{"what is told of is already so", func(f *fixture) {
 		r := f.create(sample(1))[0]
 		told := make(chan error, 1)
 		ctx, cancel := context.WithCancel(f.Context())
 		defer cancel()
 		subscribed := make(chan struct{})
+		begun := sync.OnceFunc(func() { close(subscribed) }) // a Gap may come again
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			_ = f.far.Subscribe(ctx, func(e repo.Event) {
 				switch e.Kind {
 				case repo.Gap:
-					close(subscribed)
+					begun()
 				case repo.Ended:
 					_, err := f.far.Get(ctx, e.DeviceID)
 					told <- err
