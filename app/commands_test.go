@@ -52,7 +52,7 @@ func TestCommands(t *testing.T) {
 		{line: "config show --output=json --log-level=debug", environ: enough, stdout: `{"name":"log-level","value":"debug","origin":"--log-level"}`},
 		{line: "config show", environ: enough[:2], status: exitFailed, stdout: "auth-url                        https://auth.example ", stderr: "  - seal-key: is missing"},
 
-		{line: "serve", status: exitFailed, stderr: "3 problems with the settings:\n  - auth-url: is missing"},
+		{line: "serve", status: exitFailed, stderr: "3 problems with the settings:\n  - route: is missing"},
 		{line: "serve --listn x extra --prefix --no=1 -x --store=memory:", environ: enough, status: exitFailed,
 			stderr: "5 problems with the settings:\n" +
 				"  - --listn: there is no such flag; did you mean --listen?\n" +
