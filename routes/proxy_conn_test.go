@@ -2,15 +2,11 @@ package routes_test
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"runtime/pprof"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -161,76 +157,4 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	if n := conns.Load(); n != 1 {
 		t.Errorf("%d connections to the upstream", n)
 	}
-}
-
-func TestNothingIsLeftOfAbortedRequests(t *testing.T) {
-	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/upload":
-			io.Copy(io.Discard, r.Body)
-		case "/early":
-			w.Header().Set("Content-Length", "100000")
-			_ = http.NewResponseController(w).Flush()
-			<-r.Context().Done()
-		default:
-			_ = http.NewResponseController(w).Flush()
-			<-r.Context().Done()
-		}
-	}))
-	f := newFront(t, frontConfig{
-		routes: []upstream.Route{{Prefix: "/", Target: parseURL(t, up)}},
-		// A connection that was made for a request that is gone stays in the pool.
-		engine: upstream.Config{IdleTimeout: 50 * time.Millisecond},
-	})
-
-	heads := []string{
-		"GET /events HTTP/1.1", "GET /events HTTP/1.0", "POST /upload HTTP/1.1\r\nContent-Length: 100000",
-		"POST /upload HTTP/1.1\r\nTransfer-Encoding: chunked", "POST /early HTTP/1.1\r\nContent-Length: 100000",
-	}
-	var clients sync.WaitGroup
-	for i := range 20 {
-		clients.Go(func() {
-			for j := range 50 {
-				head, body := heads[(i+j)%len(heads)], ""
-				if strings.Contains(head, "POST") {
-					body = strings.Repeat("x", 10_000)
-				}
-				if strings.Contains(head, "chunked") {
-					body = "5\r\nhello\r\n"
-				}
-				c, err := net.Dial("tcp", f.addr)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				fmt.Fprintf(c, "%s\r\nHost: app.test\r\nX-Csrf: 1\r\nCookie: %s\r\n\r\n%s", head, f.cookie, body)
-				if strings.HasPrefix(head, "GET") || j%3 == 0 {
-					_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-					c.Read(make([]byte, 1))
-				}
-				if j%2 == 0 {
-					_ = c.(*net.TCPConn).SetLinger(0)
-				}
-				c.Close()
-			}
-		})
-	}
-	clients.Wait()
-	browser.CloseIdleConnections() // other tests' clients
-	var left []string
-	defer func() {
-		if t.Failed() {
-			t.Log(strings.Join(left, "\n\n"))
-		}
-	}()
-	eventually(t, "the end of all goroutines that serve requests", func() bool {
-		var profile bytes.Buffer
-		_ = pprof.Lookup("goroutine").WriteTo(&profile, 2)
-		left = slices.DeleteFunc(strings.Split(profile.String(), "\n\n"), func(stack string) bool {
-			ours := strings.Contains(stack, "cloakroom/routes.(") && !strings.Contains(stack, "(*Handlers).Watch") || strings.Contains(stack, "httpguard.(*Conn)") || strings.Contains(stack, "upstream/h1.(")
-			engine := strings.Contains(stack, "net/http.(*") && !strings.Contains(stack, "Serve(") // and the upstream's
-			return !ours && !engine
-		})
-		return len(left) == 0
-	})
 }

@@ -78,6 +78,7 @@ func newStack(t *testing.T, change func(*settings.Settings)) *stack {
 	}
 	s.settings = settings.Defaults()
 	s.settings.AuthURL = s.parse(s.auth.URL)
+	s.settings.LogLevel = -8 // everything
 	s.settings.AuthIssuer = "https://auth.test"
 	s.settings.SealKeys = []domain.Secret{key}
 	s.settings.Store = settings.Store{Kind: settings.SQLite, Path: filepath.Join(t.TempDir(), "broker.db")}
@@ -126,7 +127,9 @@ func (s *stack) replica() (url string, stop func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	again := broker.Reload{When: s.hangUps, Load: func() (settings.Settings, error) { return s.settings, nil }}
-	go func() { ended <- broker.ServeReloading(ctx, l, s.settings, again, logging.New(s.said, false, -8)) }()
+	go func() {
+		ended <- broker.ServeReloading(ctx, l, s.settings, again, logging.New(s.said, false, s.settings.LogLevel))
+	}()
 	var once sync.Once
 	var result error
 	stop = func() error {
