@@ -146,7 +146,7 @@ func (h *handlers) outgoing(c *fiber.Ctx, cookies string, to destination, known 
 		Method: c.Method(),
 		Target: to.Destination.Target,
 		Path:   to.Path,
-		Header: upstream.RequestHeader(c.Request().Header.All(), from, cookies, authorization, to.SetHeaders...),
+		Header: upstream.RequestHeader(fieldsOf(&c.Request().Header), from, cookies, authorization, to.SetHeaders...),
 	}
 }
 

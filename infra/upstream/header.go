@@ -370,12 +370,12 @@ func intern(name []byte) string {
 var commonNames = func() map[string]string {
 	m := make(map[string]string)
 	for _, n := range []string{
-		"Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Content-Encoding", "Content-Type", "Dnt", "If-Match",
+		"Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Content-Encoding", "Content-Type", "DNT", "If-Match",
 		"If-Modified-Since", "If-None-Match", "If-Range", "Last-Event-Id", "Origin", "Pragma", "Priority", "Range", "Referer",
 		"Sec-Ch-Ua", "Sec-Ch-Ua-Mobile", "Sec-Ch-Ua-Platform", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site",
 		"Sec-Fetch-User", "Upgrade-Insecure-Requests", "User-Agent", "X-Csrf", "X-Request-Id", "X-Requested-With",
 	} {
-		m[n] = n
+		m[n], m[strings.ToLower(n)] = n, strings.ToLower(n)
 	}
 	return m
 }()
