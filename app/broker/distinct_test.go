@@ -65,8 +65,7 @@ func TestNobodySeesAnothersData(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		_ = c.SetDeadline(time.Now().Add(5 * time.Minute))
-		p.w, p.r = bufio.NewWriterSize(c, 32<<10), bufio.NewReaderSize(c, 32<<10)
+		p.conn, p.w, p.r = c, bufio.NewWriterSize(c, 32<<10), bufio.NewReaderSize(c, 32<<10)
 		all.Go(p.work)
 	}
 	begun := time.Now()
@@ -81,12 +80,14 @@ type person struct {
 	address string
 	cookie  string
 	token   string // the last one that turned out to be theirs
+	conn    net.Conn
 	w       *bufio.Writer
 	r       *bufio.Reader
 }
 
 func (p *person) work() {
 	for i := 0; i < perPerson; i += atATime {
+		_ = p.conn.SetDeadline(time.Now().Add(time.Minute))
 		for j := range atATime {
 			p.send(i + j)
 		}
