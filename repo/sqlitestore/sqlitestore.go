@@ -165,10 +165,10 @@ func (s *Store) Close() error {
 func (s *Store) closePools() error {
 	var errs []error
 	if s.feed != nil {
-		errs = append(errs, s.feed.conn.Close())
+		errs = append(errs, finish(s.feed.queries()), s.feed.conn.Close())
 	}
 	if s.writer != nil {
-		errs = append(errs, s.writer.conn.Close())
+		errs = append(errs, finish(s.writeQueries()), finish(s.writer.queries()), s.writer.conn.Close())
 	}
 	// The pool for reading first: the last to close has to write the log back.
 	errs = append(errs, s.pool.Close(), s.own.Close())

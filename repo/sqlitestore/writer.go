@@ -51,11 +51,7 @@ func newWriter(ctx context.Context, db *sql.DB, committed func()) (*writer, erro
 		conn: conn, committed: committed,
 		queue: make(chan *change, batchSize), quit: make(chan struct{}), done: make(chan struct{}),
 	}
-	err = prepare(ctx, conn, []query{
-		{&w.begin, "BEGIN IMMEDIATE"},
-		{&w.commit, "COMMIT"},
-		{&w.rollback, "ROLLBACK"},
-	})
+	err = prepare(ctx, conn, w.queries())
 	if err == nil {
 		err = w.sync(ctx, true) // whatever the connection came with
 	}
@@ -64,6 +60,14 @@ func newWriter(ctx context.Context, db *sql.DB, committed func()) (*writer, erro
 		return nil, err
 	}
 	return w, nil
+}
+
+func (w *writer) queries() []query {
+	return []query{
+		{&w.begin, "BEGIN IMMEDIATE"},
+		{&w.commit, "COMMIT"},
+		{&w.rollback, "ROLLBACK"},
+	}
 }
 
 // write has the writer run the work, and returns what it returns. A caller whose
@@ -222,7 +226,8 @@ type query struct {
 	text string
 }
 
-// prepare prepares statements on a connection or a pool. They end with it.
+// prepare prepares statements on a connection or a pool. Those of a pool end with
+// it; a connection is held open by its own until finish has closed them.
 func prepare(ctx context.Context, db interface {
 	PrepareContext(context.Context, string) (*sql.Stmt, error)
 }, queries []query) error {
@@ -234,4 +239,15 @@ func prepare(ctx context.Context, db interface {
 		*q.stmt = stmt
 	}
 	return nil
+}
+
+// finish closes statements that prepare has prepared on a connection.
+func finish(queries []query) error {
+	var errs []error
+	for _, q := range queries {
+		if *q.stmt != nil {
+			errs = append(errs, (*q.stmt).Close())
+		}
+	}
+	return errors.Join(errs...)
 }
