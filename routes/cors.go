@@ -45,6 +45,7 @@ func (h *handlers) preflight(c *fiber.Ctx) error {
 	}
 	c.Set(fiber.HeaderAccessControlMaxAge, corsMaxAge)
 	c.Set(fiber.HeaderVary, "Access-Control-Request-Method, Access-Control-Request-Headers")
+	h.insistOnTLS(&c.Response().Header)
 	return c.SendStatus(fiber.StatusNoContent)
 }
 

@@ -237,8 +237,14 @@ func (h *handlers) secure(c *fiber.Ctx) {
 	c.Set(fiber.HeaderReferrerPolicy, "same-origin")
 	c.Set("Cross-Origin-Opener-Policy", "same-origin")
 	c.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.insistOnTLS(&c.Response().Header)
+}
+
+// insistOnTLS tells browsers to come over TLS alone, if that is how they reach us
+// (RFC 6797, section 7.1).
+func (h *handlers) insistOnTLS(out *fasthttp.ResponseHeader) {
 	if h.HSTS != "" {
-		c.Set(fiber.HeaderStrictTransportSecurity, h.HSTS)
+		out.Set(fiber.HeaderStrictTransportSecurity, h.HSTS)
 	}
 }
 

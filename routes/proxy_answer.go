@@ -84,9 +84,7 @@ func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 		date = string(fasthttp.AppendHTTPDate(nil, h.Now()))
 	}
 	setDate(out, date)
-	if h.HSTS != "" {
-		out.Set(fiber.HeaderStrictTransportSecurity, h.HSTS)
-	}
+	h.insistOnTLS(out)
 }
 
 // setDate sets the Date field, which fasthttp takes for its own and ignores. As a

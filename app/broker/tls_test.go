@@ -67,7 +67,10 @@ func (s *tlsStack) serial() int64 {
 
 // TestR14_ADayOverOurOwnTLS signs in, uses the proxy and signs out.
 func TestR14_ADayOverOurOwnTLS(t *testing.T) {
-	s := newTLSStack(t, func(to *settings.Settings) { to.HSTS = "max-age=63072000; includeSubDomains" })
+	s := newTLSStack(t, func(to *settings.Settings) {
+		to.HSTS = "max-age=63072000; includeSubDomains"
+		to.AllowedOrigins = []*url.URL{{Scheme: "https", Host: "other.example"}}
+	})
 	b := s.browser()
 	b.get("/app", navigate).want(t, 303, "")
 	page := b.get("/auth/login?return_to=%2Fapp", navigate)
@@ -87,7 +90,9 @@ func TestR14_ADayOverOurOwnTLS(t *testing.T) {
 	if proto := seen.Header.Get("X-Forwarded-Proto"); proto != "https" {
 		t.Errorf("the upstream learns of %q", proto)
 	}
-	for _, a := range []answer{page, a, proxied, b.get("/auth/devices"), b.get("/auth/nothing")} {
+	preflight := b.do("OPTIONS", "/app", "", "Origin: https://other.example", "Access-Control-Request-Method: PUT")
+	preflight.want(t, 204, "")
+	for _, a := range []answer{page, a, proxied, preflight, b.get("/auth/devices"), b.get("/auth/nothing")} {
 		if got := a.Header.Values("Strict-Transport-Security"); len(got) != 1 || got[0] != "max-age=63072000; includeSubDomains" {
 			t.Errorf("%s: Strict-Transport-Security = %q", a.Request.URL.Path, got)
 		}
