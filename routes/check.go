@@ -144,9 +144,11 @@ func (h *handlers) mayPass(ctx context.Context, c *fiber.Ctx, method string) (us
 }
 
 // opensSocket reports whether a browser asks for a WebSocket. Proxies keep the
-// field Upgrade to themselves, and hand on those that no script can set.
+// field Upgrade to themselves, and hand on those that no script can set. Over
+// HTTP/2 there is no key, and Envoy tells of such a request as a GET (RFC 8441,
+// section 5).
 func opensSocket(c *fiber.Ctx) bool {
-	return c.Get(fiber.HeaderUpgrade) != "" || c.Get(fiber.HeaderSecWebSocketKey) != ""
+	return c.Get(fiber.HeaderUpgrade) != "" || c.Get(fiber.HeaderSecWebSocketKey) != "" || c.Get(fiber.HeaderSecWebSocketVersion) != ""
 }
 
 // allow writes what the upstream's request is to have in the place of what the

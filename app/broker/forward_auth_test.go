@@ -130,8 +130,10 @@ func TestForwardAuthAnswersEachProxy(t *testing.T) {
 			if res := ask(in, "POST", "/app", proof); res.StatusCode != want || (res.Header.Get("Authorization") != "") != (want == 200) {
 				t.Errorf("%s: POST with %s = %s, want %d", name, proof, res.Status, want)
 			}
-			if res := ask(in, "GET", "/ws", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", proof); res.StatusCode != want {
-				t.Errorf("%s: a WebSocket with %s = %s, want %d", name, proof, res.Status, want)
+			for _, socket := range []string{"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"} {
+				if res := ask(in, "GET", "/ws", socket, proof); res.StatusCode != want {
+					t.Errorf("%s: a WebSocket by %s with %s = %s, want %d", name, socket, proof, res.Status, want)
+				}
 			}
 		}
 
