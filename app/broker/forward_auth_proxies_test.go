@@ -120,7 +120,10 @@ func walkThroughAProxy(t *testing.T, proxy func(dir string, at addresses) *exec.
 	})
 	s.auth.AddAccount("bob@example.com", password, "editor")
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Upgrade") != "" && s.auth.Valid(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")) {
+		// Whoever is let into HTTP/2 here has a way to the app past the proxy (RFC
+		// 7540, section 3.2, says what it takes).
+		switches := r.Header.Get("Upgrade") == "websocket" || r.Header.Get("Upgrade") == "h2c" && r.Header.Get("HTTP2-Settings") != ""
+		if switches && s.auth.Valid(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")) {
 			echoUpgraded(w)
 			return
 		}
@@ -173,7 +176,8 @@ func walkThroughAProxy(t *testing.T, proxy func(dir string, at addresses) *exec.
 		}
 		seen := call("POST", "hello",
 			"Authorization: Basic cm9vdDp4", "X-Auth-Request-User: root", "X-Auth-Request-Email: root@example.com", "X-Auth-Request-Groups: admin",
-			"X-Auth-Request-Preferred-Username: root", "X-App-Cookie: admin=1", "X-Forwarded-For: 192.0.2.1")
+			"X-Auth-Request-Preferred-Username: root", "X-Forwarded-User: root", "X-Forwarded-Email: root@example.com", "X-Forwarded-Groups: admin",
+			"X_Auth_Request_User: root", "X-Auth_Request-Groups: admin", "X-App-Cookie: admin=1", "X-Forwarded-For: 192.0.2.1")
 		if seen.Method != "POST" || seen.URI != "/app/thing?a=1" || seen.Body != "hello" {
 			t.Errorf("the app is asked %s %s %q", seen.Method, seen.URI, seen.Body)
 		}
@@ -182,7 +186,7 @@ func walkThroughAProxy(t *testing.T, proxy func(dir string, at addresses) *exec.
 		}
 		for name, want := range map[string]string{
 			"X-Auth-Request-Email": "bob@example.com", "X-Auth-Request-Groups": "editor",
-			"X-Auth-Request-Preferred-Username": "",
+			"X-Auth-Request-Preferred-Username": "", "X-Forwarded-User": "", "X-Forwarded-Email": "", "X-Forwarded-Groups": "",
 		} {
 			if got := seen.Header.Get(name); got != want || len(seen.Header[name]) > 1 {
 				t.Errorf("the app gets %s %q, want %q", name, seen.Header[name], want)
@@ -190,6 +194,11 @@ func walkThroughAProxy(t *testing.T, proxy func(dir string, at addresses) *exec.
 		}
 		if user := seen.Header.Get("X-Auth-Request-User"); user == "" || user == "root" {
 			t.Errorf("the app gets the user %q", user)
+		}
+		for name := range seen.Header {
+			if strings.Contains(name, "_") { // the same as with hyphens, to CGI and its heirs
+				t.Errorf("the app gets %s", name)
+			}
 		}
 		if strings.Contains(seen.Header.Get("X-Forwarded-For"), "192.0.2.1") {
 			t.Errorf("the app gets a made-up address: %q", seen.Header["X-Forwarded-For"])
@@ -200,9 +209,12 @@ func walkThroughAProxy(t *testing.T, proxy func(dir string, at addresses) *exec.
 	b.do("POST", "/app/thing", "x=1", asForm, "Origin: https://evil.example").want(t, 403, "foreign_origin")
 	b.do("DELETE", "/app/thing", "").want(t, 403, "origin_missing")
 	for from, want := range map[string]string{origin: "101", "https://evil.example": "403"} {
-		if got := upgrade(t, at.public, trusting, from, b.ticket()); got != want {
+		if got := upgrade(t, at.public, trusting, "websocket", from, b.ticket()); got != want {
 			t.Errorf("a WebSocket from %s: %s, want %s", from, got, want)
 		}
+	}
+	if got := upgrade(t, at.public, trusting, "h2c", origin, b.ticket()); got == "101" {
+		t.Error("a browser can speak HTTP/2 with the app, past the proxy")
 	}
 
 	// Nobody gets at the answers that are for the proxy.
@@ -283,9 +295,9 @@ func runProxy(t *testing.T, c *exec.Cmd, public string) {
 	})
 }
 
-// upgrade asks for a WebSocket as a page of some origin would, and returns the
-// answer's status. If there is a tunnel, a word goes there and back.
-func upgrade(t *testing.T, address string, trusting *tls.Config, origin, ticket string) string {
+// upgrade asks for another protocol as a page of some origin would, and returns
+// the answer's status. If there is a tunnel, a word goes there and back.
+func upgrade(t *testing.T, address string, trusting *tls.Config, protocol, origin, ticket string) string {
 	t.Helper()
 	c, err := tls.Dial("tcp", address, trusting)
 	if err != nil {
@@ -294,8 +306,8 @@ func upgrade(t *testing.T, address string, trusting *tls.Config, origin, ticket 
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	_, port, _ := net.SplitHostPort(address)
-	fmt.Fprintf(c, "GET /app/ws HTTP/1.1\r\nHost: localhost:%s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: %s\r\nCookie: __Host-device_id=%s\r\n\r\n", port, origin, ticket)
+	fmt.Fprintf(c, "GET /app/ws HTTP/1.1\r\nHost: localhost:%s\r\nConnection: Upgrade\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: %s\r\nCookie: __Host-device_id=%s\r\n\r\n", port, protocol, origin, ticket)
 	r := bufio.NewReader(c)
 	res, err := http.ReadResponse(r, nil)
 	if err != nil {
