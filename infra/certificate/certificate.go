@@ -99,7 +99,7 @@ const shoutEvery = time.Hour
 
 // Watch reloads the files every so often until ctx ends. What cannot be used at
 // two looks running is shouted into the log: at one, the other of the two files
-// may just be on its way.
+// may just be on its way. So is a pair in use that nobody has renewed in time.
 func (p *Pair) Watch(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -111,16 +111,19 @@ func (p *Pair) Watch(ctx context.Context, every time.Duration) {
 			return
 		case <-tick.C:
 		}
+		what, now := "the new certificate cannot be used; the old one stays", p.cfg.Now()
 		err := p.Reload()
-		switch now := p.cfg.Now(); {
+		if err == nil {
+			what, err = "browsers refuse the certificate in use", inTime(p.current.Load().Leaf, now)
+		}
+		switch {
 		case err == nil:
 			problem = ""
 		case err.Error() != problem:
 			problem, shouted = err.Error(), time.Time{}
 		case now.Sub(shouted) >= shoutEvery:
 			shouted = now
-			p.cfg.Log.ErrorContext(ctx, "the new certificate cannot be used; the old one stays",
-				"problem", problem, "expires", p.current.Load().Leaf.NotAfter)
+			p.cfg.Log.ErrorContext(ctx, what, "problem", problem, "expires", p.current.Load().Leaf.NotAfter)
 		}
 	}
 }
@@ -184,14 +187,19 @@ func parse(cert, key []byte, now time.Time) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, mismatch(shown, secret)
 	}
+	return pair, inTime(pair.Leaf, now)
+}
+
+// inTime is a *Problem if the certificate is not valid at this time.
+func inTime(leaf *x509.Certificate, now time.Time) error {
 	const day = "2 January 2006 15:04 MST"
-	switch leaf := pair.Leaf; {
+	switch {
 	case now.After(leaf.NotAfter):
-		return tls.Certificate{}, &Problem{Text: "has expired on " + leaf.NotAfter.UTC().Format(day) + "; renew it"}
+		return &Problem{Text: "has expired on " + leaf.NotAfter.UTC().Format(day) + "; renew it"}
 	case now.Before(leaf.NotBefore):
-		return tls.Certificate{}, &Problem{Text: "is not valid before " + leaf.NotBefore.UTC().Format(day) + "; look at this machine's clock"}
+		return &Problem{Text: "is not valid before " + leaf.NotBefore.UTC().Format(day) + "; look at this machine's clock"}
 	}
-	return pair, nil
+	return nil
 }
 
 // mismatch says which of the two files is to blame when they make no pair.

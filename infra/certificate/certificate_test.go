@@ -174,6 +174,44 @@ func TestWatchTakesANewPairAndKeepsTheOldOneIfItIsBroken(t *testing.T) {
 	})
 }
 
+func TestWatchTellsThatThePairInUseHasExpired(t *testing.T) {
+	authority := certtest.NewAuthority(t)
+	synctest.Test(t, func(t *testing.T) {
+		var log said
+		files := disk{}
+		renew := func() {
+			cert, key := authority.Pair(t, time.Now().Add(-time.Hour), time.Now().Add(30*time.Minute))
+			files.put("crt", cert)
+			files.put("key", key)
+		}
+		renew()
+		p, err := Open(files.config(slog.New(slog.NewTextHandler(&log, nil))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(context.Background())
+		defer stop()
+		go p.Watch(ctx, 10*time.Second)
+		for _, look := range []struct {
+			after  time.Duration
+			shouts int
+		}{{29 * time.Minute, 0}, {2 * time.Minute, 1}, {58 * time.Minute, 1}, {2 * time.Minute, 2}} {
+			time.Sleep(look.after)
+			synctest.Wait()
+			if got := strings.Count(log.String(), "browsers refuse the certificate in use"); got != look.shouts {
+				t.Errorf("%s later: %d shouts, want %d", look.after, got, look.shouts)
+			}
+		}
+		first := p.serial(t)
+		renew()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if got := strings.Count(log.String(), "level=ERROR"); got != 2 || p.serial(t) != first+1 {
+			t.Errorf("serial %d and %d shouts after the renewal, want %d and 2", p.serial(t), got, first+1)
+		}
+	})
+}
+
 func TestAForeignNameIsTold(t *testing.T) {
 	files := disk{}
 	files["crt"], files["key"] = certtest.NewAuthority(t).Fresh(t)
