@@ -44,7 +44,6 @@ func (set *modelTokens) first() modelToken {
 	}
 	return 0
 }
-func (set *modelTokens) has(t modelToken) bool { return set[t.family()]&(1<<t.generation()) != 0 }
 
 // modelRecord is what the protocol looks at in a domain.Record. A ticket has the
 // number of the family that came with it.

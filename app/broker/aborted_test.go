@@ -80,8 +80,7 @@ func endless(w http.ResponseWriter, r *http.Request) {
 func TestNothingIsLeftOfAbortedRequests(t *testing.T) {
 	up := httptest.NewServer(http.HandlerFunc(endless))
 	t.Cleanup(up.Close)
-	var s *stack
-	s = newStack(t, func(c *settings.Settings) {
+	s := newStack(t, func(c *settings.Settings) {
 		c.Routes[0].Upstreams = upstreamsAt(t, up.URL)
 		c.Store = settings.Store{Kind: settings.Memory} // no files of its own
 	})
