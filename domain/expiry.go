@@ -40,6 +40,9 @@ type Grant struct {
 	Refresh     Secret        // empty if there was none in the answer
 	RefreshLife time.Duration // what refresh_expires_in says; 0 if it says nothing
 	ID          Secret
+	// IDDoubt is why an ID token that was in the answer is not in ID, for the
+	// log: the rest of the answer holds without it. It is nil as a rule.
+	IDDoubt error
 }
 
 // Tokens turns a grant that arrived at now into tokens with their expiries: the

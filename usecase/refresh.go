@@ -215,6 +215,9 @@ func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (doma
 	switch {
 	case err == nil:
 		log.InfoContext(ctx, "refreshed")
+		if grant.IDDoubt != nil {
+			log.WarnContext(ctx, "the refresh brought an ID token that cannot be taken; the one of before is kept", "error", grant.IDDoubt)
+		}
 	case errors.Is(err, domain.ErrInvalidGrant):
 		log.InfoContext(ctx, "refresh refused", "error", err)
 	case errors.Is(err, domain.ErrAuthMisconfigured):

@@ -131,29 +131,54 @@ func TestRefreshOutcomes(t *testing.T) {
 	}
 }
 
-// TestRefreshForSomebodyElse: a new ID token has to be about the same person.
-// While it cannot be checked, the tokens are taken and the old one stays.
+// TestRefreshForSomebodyElse: tokens that are said to be somebody else's are not
+// taken, signed or not.
 func TestRefreshForSomebodyElse(t *testing.T) {
 	s := oidctest.New(t)
 	p := provider(t, s)
 	r := domain.Renewal{Refresh: domain.NewSecret("refresh-0"), Subject: oidctest.Subject}
 	for name, change := range map[string]func(map[string]any){
-		"another subject":  func(c map[string]any) { c["sub"] = "user-2" },
-		"another issuer":   func(c map[string]any) { c["iss"] = "https://evil.example" },
-		"another audience": func(c map[string]any) { c["aud"] = "other" },
-		"expired":          func(c map[string]any) { c["exp"] = 1 },
-		"another access":   func(c map[string]any) { c["at_hash"] = "AAAA" },
+		"another subject":              func(c map[string]any) { c["sub"] = "user-2" },
+		"another subject, and expired": func(c map[string]any) { c["sub"], c["exp"] = "user-2", 1 },
 	} {
 		s.Claims(change)
 		if _, err := p.Refresh(t.Context(), r); !errors.Is(err, domain.ErrAuthMisconfigured) || kind(err) != oidc.Untrusted {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	s.Claims(func(map[string]any) {})
-	s.Handle(oidctest.KeysPath, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
-	if g, err := provider(t, s).Refresh(t.Context(), r); err != nil || !g.ID.Empty() || g.Access.Empty() {
-		t.Errorf("without keys: %+v, %v", g, err)
+}
+
+// TestRefreshKeepsThePairWithoutItsIDToken: the old refresh token may be spent,
+// so that an ID token which does not pass, or cannot be checked, is left out and
+// nothing else.
+func TestRefreshKeepsThePairWithoutItsIDToken(t *testing.T) {
+	s := oidctest.New(t)
+	r := domain.Renewal{Refresh: domain.NewSecret("refresh-0"), Subject: oidctest.Subject}
+	refreshed := func(name string, p *oidc.Provider) {
+		t.Helper()
+		g, err := p.Refresh(t.Context(), r)
+		if err != nil || g.Access.Empty() || g.Refresh.Empty() || g.Refresh.Equal(r.Refresh) || !g.ID.Empty() || g.IDDoubt == nil {
+			t.Errorf("%s: %+v, %v; want the pair, no ID token and a doubt", name, g, err)
+		}
 	}
+	p := provider(t, s)
+	for name, change := range map[string]func(map[string]any){
+		"another issuer":    func(c map[string]any) { c["iss"] = "https://evil.example" },
+		"another audience":  func(c map[string]any) { c["aud"] = "other" },
+		"expired":           func(c map[string]any) { c["exp"] = 1 },
+		"another access":    func(c map[string]any) { c["at_hash"] = "AAAA" },
+		"about nobody":      func(c map[string]any) { delete(c, "sub") },
+		"for another party": func(c map[string]any) { c["azp"] = "other" },
+	} {
+		s.Claims(change)
+		refreshed(name, p)
+	}
+	s.Claims(func(map[string]any) {})
+	s.Answer(func(a map[string]any) { a["id_token"] = "not a token" })
+	refreshed("no token", p)
+	s.Answer(func(map[string]any) {})
+	s.Handle(oidctest.KeysPath, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
+	refreshed("without keys", provider(t, s))
 }
 
 func TestRevoke(t *testing.T) {
