@@ -13,10 +13,12 @@ import (
 
 const (
 	// noticeTries and noticePause say how often the store is asked to end what a
-	// provider has signed out. The notice is spent by then, so it cannot come
-	// again.
+	// provider has signed out. Most providers do not send a notice again.
 	noticeTries = 5
 	noticePause = 200 * time.Millisecond
+	// noticeTakes is how often a notice is taken that comes again because it was
+	// not carried out.
+	noticeTakes = 3
 )
 
 // EndByProvider ends what a provider says is over (OpenID Connect Back-Channel
@@ -24,8 +26,8 @@ const (
 // device of the person. It returns how many there were; none is no error. When
 // it returns, no replica serves them any more.
 //
-// A notice that came before, or that names nobody who is known here, is
-// domain.ErrBadInput.
+// A notice that was carried out before, or that names nobody who is known here,
+// is domain.ErrBadInput. One that the store did not take may come again.
 func (b *Broker) EndByProvider(ctx context.Context, name string, n domain.LogoutNotice) (int, error) {
 	p, ok := b.providers[name]
 	switch {
@@ -34,12 +36,8 @@ func (b *Broker) EndByProvider(ctx context.Context, name string, n domain.Logout
 	case n.SID == "" && p.Issuer != n.Issuer:
 		return 0, fmt.Errorf("%w: the provider's people are another's here, and the notice names no session", domain.ErrBadInput)
 	}
-	sum := sha256.Sum256([]byte(n.Issuer + "\x00" + n.ID))
-	switch err := b.store.Spend(ctx, "logout:"+base64.RawURLEncoding.EncodeToString(sum[:]), n.Until); {
-	case errors.Is(err, domain.ErrExists):
-		return 0, fmt.Errorf("%w: the logout token came before", domain.ErrBadInput)
-	case err != nil:
-		return 0, storeError("spend a logout token", err)
+	if err := b.takeNotice(ctx, n); err != nil {
+		return 0, err
 	}
 	var ended int
 	for try := 1; ; try++ {
@@ -50,6 +48,7 @@ func (b *Broker) EndByProvider(ctx context.Context, name string, n domain.Logout
 		}
 		ended += len(went)
 		if err == nil {
+			b.closeNotice(ctx, n)
 			return ended, nil
 		}
 		if try == noticeTries || sleep(ctx, noticePause<<(try-1)) != nil {
@@ -57,6 +56,34 @@ func (b *Broker) EndByProvider(ctx context.Context, name string, n domain.Logout
 			return ended, storeError("end by provider", err)
 		}
 	}
+}
+
+// takeNotice spends one of a notice's takes. It says nothing of whether the one
+// of before succeeded, only of whether there is one left: closeNotice spends
+// them all. That the same notice is carried out twice at the same time does no
+// harm, but once it is done it must not end what people sign in later.
+func (b *Broker) takeNotice(ctx context.Context, n domain.LogoutNotice) error {
+	for take := range noticeTakes {
+		if err := b.store.Spend(ctx, noticeKey(n, take), n.Until); !errors.Is(err, domain.ErrExists) {
+			return storeError("spend a logout token", err)
+		}
+	}
+	return fmt.Errorf("%w: the logout token came before", domain.ErrBadInput)
+}
+
+// closeNotice has every replica refuse a notice from now on.
+func (b *Broker) closeNotice(ctx context.Context, n domain.LogoutNotice) {
+	for take := range noticeTakes {
+		if err := b.store.Spend(ctx, noticeKey(n, take), n.Until); err != nil && !errors.Is(err, domain.ErrExists) {
+			b.Log.WarnContext(ctx, "a logout token was carried out and could be used again", "error", storeError("spend a logout token", err))
+			return
+		}
+	}
+}
+
+func noticeKey(n domain.LogoutNotice, take int) string {
+	sum := sha256.Sum256([]byte(n.Issuer + "\x00" + n.ID))
+	return fmt.Sprintf("logout:%s:%d", base64.RawURLEncoding.EncodeToString(sum[:]), take)
 }
 
 func (b *Broker) deleteNoticed(ctx context.Context, issuer string, n domain.LogoutNotice) ([]domain.Record, error) {

@@ -1,6 +1,7 @@
 package usecase_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -65,7 +66,7 @@ func TestProviderTellsWhenThePersonWasThere(t *testing.T) {
 }
 
 // TestR41_NoticeThatFailsOnceIsDone lets the store fail when it is to end what a
-// provider has ended: the notice is spent by then.
+// provider has ended: many providers do not send a notice again.
 func TestR41_NoticeThatFailsOnceIsDone(t *testing.T) {
 	w := newWorld(t)
 	_, p := w.second("other", "https://other.test")
@@ -80,5 +81,32 @@ func TestR41_NoticeThatFailsOnceIsDone(t *testing.T) {
 	}
 	if _, err := b.EndByProvider(t.Context(), p.Name, n); !errors.Is(err, domain.ErrBadInput) {
 		t.Errorf("the same notice again: %v, want ErrBadInput", err)
+	}
+}
+
+// TestR41_NoticeThatWasNotCarriedOutMayComeAgain has the store fail for longer
+// than anybody tries. What was refused then has to work when the provider sends
+// it again, and once only.
+func TestR41_NoticeThatWasNotCarriedOutMayComeAgain(t *testing.T) {
+	w := newWorld(t)
+	_, p := w.second("other", "https://other.test")
+	b := w.brokerOf(p)
+	v := w.verified(p)
+	v.SID = "session"
+	_, rec := w.admit(b, elsewhere(p, "", v))
+	n := domain.LogoutNotice{Issuer: p.Issuer, SID: "session", ID: "again", Until: w.clock.Now().Add(time.Hour)}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // the provider's patience
+	defer cancel()
+	w.store.sidFailures.Store(1 << 10)
+	if _, err := b.EndByProvider(ctx, p.Name, n); !errors.Is(err, domain.ErrStore) || w.gone(rec.DeviceID) {
+		t.Fatalf("with the store failing: %v, want ErrStore", err)
+	}
+	w.store.sidFailures.Store(0)
+	if ended, err := b.EndByProvider(t.Context(), p.Name, n); err != nil || ended != 1 || !w.gone(rec.DeviceID) {
+		t.Errorf("sent again: %d, %v; want the device ended", ended, err)
+	}
+	if _, err := b.EndByProvider(t.Context(), p.Name, n); !errors.Is(err, domain.ErrBadInput) {
+		t.Errorf("sent a third time: %v, want ErrBadInput", err)
 	}
 }
