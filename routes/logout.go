@@ -50,8 +50,8 @@ func (h *handlers) gone(c *fiber.Ctx, rec domain.Record) error {
 	if address, title := h.logoutAtProvider(c, rec); !address.Empty() {
 		// The one place where a token is in an address: the standard has the ID
 		// token there (OpenID Connect RP-Initiated Logout 1.0, section 2), and
-		// without it providers ask the person once more. It opens nothing,
-		// neither here nor at the upstream. In a form that the page sends by
+		// without it providers ask the person once more. It opens nothing: where
+		// it could, it is left out. In a form that the page sends by
 		// itself it would stay out of the address, but a form from another site
 		// does not bring the provider's cookies along, so that nobody would be
 		// signed out there. It is in a header alone, never in the page.
@@ -83,6 +83,7 @@ func (h *handlers) logoutAtProvider(c *fiber.Ctx, rec domain.Record) (address do
 	defer cancel()
 	address, err = p.LogoutURL(ctx, oidc.LogoutRequest{
 		IDToken: rec.Tokens.ID, RedirectURI: origin + h.Prefix + "/logout/done", State: out.State,
+		SignsIn: p.TakesCredentials || p.Exchange != nil,
 	})
 	if err == nil && !address.Empty() {
 		err = h.keepPending(c, out)

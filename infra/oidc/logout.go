@@ -14,10 +14,13 @@ import (
 // LogoutRequest is how a browser is sent to the provider to sign out there
 // (OpenID Connect RP-Initiated Logout 1.0). All fields may be empty.
 type LogoutRequest struct {
-	IDToken     domain.Secret // of the session, so that the provider knows which and asks nothing
-	LogoutHint  string        // whom it is about, where an ID token is not to be in an address
-	RedirectURI string        // where to come back to; has to be registered there
-	State       string        // comes back with RedirectURI
+	IDToken domain.Secret // of the session, so that the provider knows which and asks nothing
+	// SignsIn: ID tokens of this provider sign people in where they are shown. IDToken
+	// is left out then until it is over.
+	SignsIn     bool
+	LogoutHint  string // whom it is about, where an ID token is not to be in an address
+	RedirectURI string // where to come back to; has to be registered there
+	State       string // comes back with RedirectURI
 }
 
 // LogoutURL returns the address at the provider that signs the person out
@@ -37,6 +40,9 @@ func (p *Provider) LogoutURL(ctx context.Context, r LogoutRequest) (domain.Secre
 	}
 	query := u.Query()
 	query.Set("client_id", p.cfg.ClientID)
+	if ends, ok := unverified(r.IDToken.Reveal()).time("exp"); r.SignsIn && (!ok || !p.cfg.Now().After(ends.Add(skew))) {
+		r.IDToken = domain.Secret{}
+	}
 	for name, value := range map[string]string{
 		"id_token_hint": r.IDToken.Reveal(), "logout_hint": r.LogoutHint, "post_logout_redirect_uri": r.RedirectURI, "state": r.State,
 	} {

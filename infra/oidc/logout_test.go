@@ -136,6 +136,17 @@ func TestLogoutURL(t *testing.T) {
 	if address, err = p.LogoutURL(t.Context(), oidc.LogoutRequest{}); err != nil || strings.Contains(address.Reveal(), "state") || strings.Contains(address.Reveal(), "hint") {
 		t.Errorf("with nothing to say: %v", err)
 	}
+	for name, c := range map[string]struct {
+		end  int64
+		hint bool
+	}{"alive": {300, false}, "over just now": {-30, false}, "over": {-61, true}} {
+		claims := s.IDClaims("")
+		claims["exp"] = s.Now().Unix() + c.end
+		address, err := p.LogoutURL(t.Context(), oidc.LogoutRequest{IDToken: domain.NewSecret(s.Sign(nil, claims)), SignsIn: true})
+		if err != nil || strings.Contains(address.Reveal(), "id_token_hint") != c.hint {
+			t.Errorf("an ID token that signs people in and is %s: %v, want it in the address: %v", name, err, c.hint)
+		}
+	}
 	s.Document(func(d map[string]any) { delete(d, "end_session_endpoint") })
 	if address, err := provider(t, s).LogoutURL(t.Context(), oidc.LogoutRequest{}); err != nil || !address.Empty() {
 		t.Errorf("without an endpoint: %v", err)
