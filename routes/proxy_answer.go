@@ -47,7 +47,7 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 	case 0 < r.Length && r.Length <= smallAnswer:
 		return x.passWhole(c, r)
 	}
-	s := &stream{exchange: x, response: out, from: r.Body, trailer: r.Trailer, log: logLater(c)}
+	s := &stream{exchange: x, route: r.route, response: out, from: r.Body, trailer: r.Trailer, log: logLater(c)}
 	h.Metrics.StreamOpened()
 	switch {
 	case r.Length > 0:
@@ -65,16 +65,10 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 	date := ""
 	for _, f := range upstream.ResponseHeader(r.Header, h.cookieName(), workCookie+"*", "__Host-"+workCookie+"*") {
-		if h.HSTS != "" && strings.EqualFold(f.Name, fiber.HeaderStrictTransportSecurity) {
-			continue // it speaks for the whole host, so it is ours to say
-		}
-		if r.route.hides(f.Name) {
-			continue
-		}
 		switch {
+		case h.withholds(r.route, f.Name):
 		case strings.EqualFold(f.Name, fiber.HeaderDate):
 			date = f.Value
-		case strings.EqualFold(f.Name, headerRequestID): // ours is there
 		default:
 			out.Add(f.Name, f.Value)
 		}
@@ -85,6 +79,14 @@ func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 	}
 	setDate(out, date)
 	h.insistOnTLS(out)
+}
+
+// withholds reports whether an upstream's field of this name is not for the
+// client: because the route says so, or because it is ours to say. HSTS speaks
+// for the whole host.
+func (h *handlers) withholds(r *Route, name string) bool {
+	return r.hides(name) || strings.EqualFold(name, headerRequestID) ||
+		h.HSTS != "" && strings.EqualFold(name, fiber.HeaderStrictTransportSecurity)
 }
 
 // setDate sets the Date field, which fasthttp takes for its own and ignores. As a
@@ -117,6 +119,7 @@ func (x *exchange) passWhole(c *fiber.Ctx, r reply) error {
 // not.
 type stream struct {
 	*exchange
+	route    *Route
 	response *fasthttp.Response
 	from     io.Reader // the upstream's body
 	trailer  func() []upstream.Field
@@ -126,12 +129,18 @@ type stream struct {
 }
 
 // announce makes place for the trailer section, which needs a body in chunks.
+// What the header has as well is not announced: fasthttp would take it from
+// there.
 func (s *stream) announce(trailers []string) {
 	for _, name := range trailers {
-		if upstream.PassesTrailer(name) {
+		if s.passesTrailer(name) && len(s.response.Header.Peek(name)) == 0 {
 			_ = s.response.Header.AddTrailer(name)
 		}
 	}
+}
+
+func (s *stream) passesTrailer(name string) bool {
+	return upstream.PassesTrailer(name) && !s.log.h.withholds(s.route, name)
 }
 
 // Read implements io.Reader. An end that is not the answer's is an error, upon
@@ -154,7 +163,7 @@ func (s *stream) finish() {
 		return
 	}
 	for _, f := range s.trailer() {
-		if upstream.PassesTrailer(f.Name) && s.response.Header.AddTrailer(f.Name) == nil {
+		if s.passesTrailer(f.Name) && s.response.Header.AddTrailer(f.Name) == nil {
 			s.response.Header.Add(f.Name, f.Value)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cloakroom/infra/upstream"
+	"cloakroom/routes"
 )
 
 func TestEventsArriveAsTheyAreSent(t *testing.T) {
@@ -262,6 +263,27 @@ func TestTrailersPassBothWays(t *testing.T) {
 	}
 	if up := receive(t, "the request", got); fmt.Sprint(up) != "map[X-Up:[7]]" {
 		t.Errorf("up: %v", up)
+	}
+}
+
+// A field of the header stays there if the trailer section has one of the same
+// name; and what is ours to say, or hidden, is so in the trailer section as well.
+func TestTrailersLeaveTheHeaderAlone(t *testing.T) {
+	const head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+	for name, trailer := range map[string]string{"announced": "Trailer: Cache-Control, X-A, X-Hidden, X-Request-Id\r\n", "not announced": ""} {
+		f := newFront(t, frontConfig{ruled: []routes.Route{{
+			Route: upstream.Route{Prefix: "/", Target: parseURL(t, rawUpstream(t, answering(
+				head+"Cache-Control: no-store\r\nX-A: 1\r\n"+trailer+"\r\n2\r\nok\r\n0\r\nX-A: 2\r\nX-A: 3\r\nCache-Control: public\r\nX-Hidden: 1\r\nX-Request-Id: 1\r\n\r\n")))},
+			HideHeaders: []string{"X-Hidden"},
+		}}})
+		resp, body := f.get("/")
+		h := resp.Header
+		if body != "ok" || h.Get("Cache-Control") != "no-store" || fmt.Sprint(h["X-A"]) != "[1]" || h.Get("X-Request-Id") == "" {
+			t.Errorf("%s: %q, %v", name, body, h)
+		}
+		if got := fmt.Sprint(resp.Trailer); got != "map[Cache-Control:[public] X-A:[2 3]]" {
+			t.Errorf("%s: trailers %s", name, got)
+		}
 	}
 }
 
