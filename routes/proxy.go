@@ -82,7 +82,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 	}
 	r := reply{route: to.Route, head: c.Method() == fiber.MethodHead, http10: !c.Request().Header.IsHTTP11(), personal: to.Auth != AuthNone}
 	out := h.outgoing(c, cookies, to, known)
-	if x.body, err = receive(c.Context(), out, to.MaxBody); err != nil {
+	if x.body, err = receive(x.ctx, c.Context(), out, to.MaxBody); err != nil {
 		return reply{}, err
 	}
 	out.Upgrade = upgradeOf(c)
@@ -266,12 +266,12 @@ func (x *exchange) end() {
 		if x.answer != nil {
 			x.answer.Close()
 		}
+		x.body.detach(x.conn) // before the context's end would wake its reader up
 		x.cancel(nil)
 		x.leave(nil)
 		if !x.device.IsZero() {
 			x.live.remove(x.device, x)
 		}
-		x.body.detach(x.conn)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -259,6 +260,42 @@ func TestStalledUploadIsGivenUp(t *testing.T) {
 		}
 		if err := receive(t, "the upstream's end of the upload", cut); err == nil {
 			t.Errorf("%s: it looks like all of it", field)
+		}
+	}
+}
+
+// An upload that stalls does not keep its exchange when the device is signed
+// out: the answer comes at once, whatever the engine waits for.
+func TestStalledUploadEndsWithItsDevice(t *testing.T) {
+	begun, cut := make(chan struct{}, 1), make(chan error, 1)
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begun <- struct{}{}
+		_, err := io.Copy(io.Discard, r.Body)
+		cut <- err
+	})
+	secure := httptest.NewTLSServer(h)
+	t.Cleanup(secure.Close)
+	for _, target := range []string{serve(t, h), secure.URL} {
+		f := newFront(t, frontConfig{
+			routes: []upstream.Route{{Prefix: "/", Target: parseURL(t, target)}},
+			engine: upstream.Config{TLS: secure.Client().Transport.(*http.Transport).TLSClientConfig},
+		})
+		for _, field := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
+			name, _, _ := strings.Cut(target, ":")
+			body := strings.Repeat("x", 20_000)
+			if strings.HasPrefix(field, "T") {
+				body = "5\r\nhello\r\n"
+			}
+			c := f.dial("POST / HTTP/1.1\r\n"+field, body)
+			receive(t, "the request", begun)
+			at := time.Now()
+			f.handlers.DeviceEnded(f.device())
+			if resp := c.head("POST"); resp.StatusCode != 401 || !resp.Close || time.Since(at) > time.Second {
+				t.Errorf("%s, %s: %s after %v, closed %v", name, field, resp.Status, time.Since(at), resp.Close)
+			}
+			if err := receive(t, "the upstream's end of the upload", cut); err == nil {
+				t.Errorf("%s, %s: it looks like all of it", name, field)
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package routes
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,10 @@ type upload struct {
 	ended    atomic.Bool // all of it has come
 	detached atomic.Bool // nobody wants more of it
 
+	forget func() bool // stops watching the exchange's context
+	waking sync.Mutex
+	woken  bool // by interrupt
+
 	mu       sync.Mutex
 	src      io.Reader // the client; nil when there is nothing more to be had from it
 	length   int64     // -1 if not known
@@ -57,14 +62,16 @@ type upload struct {
 }
 
 // receive gives out the request's body, if it has one, until more of it has come
-// than most bytes, if that is not 0. The error is that of a small body that did
-// not come whole.
-func receive(fctx *fasthttp.RequestCtx, out *upstream.Request, most int64) (*upload, error) {
+// than most bytes, if that is not 0. When ctx ends, so does a read that waits for
+// the client. The error is that of a small body that did not come whole.
+func receive(ctx context.Context, fctx *fasthttp.RequestCtx, out *upstream.Request, most int64) (*upload, error) {
 	src, length := fctx.RequestBodyStream(), int64(fctx.Request.Header.ContentLength())
 	if src == nil || length == 0 || length < -1 {
 		return nil, nil
 	}
 	u := &upload{src: src, length: length, most: most, holding: length <= heldUpload}
+	client := fctx.Conn()
+	u.forget = context.AfterFunc(ctx, func() { u.interrupt(client) })
 	out.Length, out.Rewind = length, u.rewind
 	if length < 0 {
 		u.announce(&fctx.Request.Header, out)
@@ -158,19 +165,39 @@ func (u *upload) failure() error {
 	return u.err
 }
 
+// interrupt ends a read that waits for the client, or the next one. There are
+// engines that give a request up only when they have its body back: net/http
+// does not return before.
+func (u *upload) interrupt(client net.Conn) {
+	u.waking.Lock()
+	defer u.waking.Unlock()
+	if !u.detached.Load() {
+		u.woken = true
+		_ = client.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
 // detach ends the reading. A read that waits for the client is woken up; the
 // connection is good for nothing but an answer then.
 func (u *upload) detach(client net.Conn) {
 	if u == nil {
 		return
 	}
+	if u.forget != nil {
+		u.forget()
+	}
+	u.waking.Lock()
+	defer u.waking.Unlock()
 	u.detached.Store(true)
 	if !u.mu.TryLock() {
+		u.woken = true
 		_ = client.SetReadDeadline(time.Unix(1, 0))
 		u.mu.Lock()
-		_ = client.SetReadDeadline(time.Time{})
 	}
 	defer u.mu.Unlock()
+	if u.woken {
+		_ = client.SetReadDeadline(time.Time{})
+	}
 	u.src = nil
 	if u.err == nil {
 		u.err = errUploadOver
