@@ -43,6 +43,14 @@ const (
 	transportBuffer   = 16 << 10 // bytes, for each direction of each connection
 )
 
+// An HTTP/2 connection carries all requests, and goes on to be chosen for more
+// when the way to the upstream is broken and nobody says so. One on which
+// nothing has come in for pingAfter is asked, and given up pingTimeout later.
+const (
+	pingAfter   = 15 * time.Second
+	pingTimeout = 5 * time.Second
+)
+
 // Transport is the Engine over net/http: HTTP/1.1, and HTTP/2 where a TLS
 // upstream offers it.
 type Transport struct {
@@ -65,6 +73,7 @@ func NewTransport(c Config) *Transport {
 	t.http.Protocols.SetHTTP1(!c.H2C)
 	t.http.Protocols.SetHTTP2(!c.H2C)
 	t.http.Protocols.SetUnencryptedHTTP2(c.H2C)
+	t.http.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 	t.upgrades.Protocols = new(http.Protocols)
 	t.upgrades.Protocols.SetHTTP1(true)
 	return t

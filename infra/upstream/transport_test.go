@@ -7,11 +7,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func newTransport(t *testing.T, c Config) *Transport {
@@ -49,6 +55,70 @@ func TestTransportSpeaksHTTP2(t *testing.T) {
 		t.Errorf("trailers %v, announced %v", got, resp.Trailers)
 	}
 }
+
+// frozen is a connection that swallows whatever is sent on it from some time on.
+type frozen struct {
+	net.Conn
+	cold atomic.Bool
+}
+
+func (c *frozen) Write(p []byte) (int, error) {
+	if c.cold.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func TestHTTP2ConnectionThatIsDeadIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := NewTransport(Config{H2C: true})
+		defer tr.Close()
+		var servers sync.WaitGroup
+		defer servers.Wait()
+		var conns []*frozen
+		s := &http.Server{Handler: http.NotFoundHandler(), Protocols: new(http.Protocols)}
+		s.Protocols.SetUnencryptedHTTP2(true)
+		defer s.Close()
+		tr.http.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			conns = append(conns, &frozen{Conn: near})
+			servers.Go(func() { _ = s.Serve(&once{conn: far}) })
+			return conns[len(conns)-1], nil
+		}
+		get := func() error {
+			r, err := tr.Do(t.Context(), &Request{Method: "GET", Target: &url.URL{Scheme: "http", Host: "h.test"}, Path: "/"})
+			if err == nil {
+				r.Body.Close()
+			}
+			return err
+		}
+		if err := get(); err != nil {
+			t.Fatal(err)
+		}
+		conns[0].cold.Store(true)
+		start := time.Now()
+		if err := get(); err == nil || time.Since(start) > pingAfter+pingTimeout {
+			t.Errorf("on a dead connection: %v after %v", err, time.Since(start))
+		}
+		if err := get(); err != nil || len(conns) != 2 {
+			t.Errorf("the next request: %v, over %d connections", err, len(conns))
+		}
+	})
+}
+
+// once is a listener with one connection.
+type once struct{ conn net.Conn }
+
+func (l *once) Accept() (net.Conn, error) {
+	if c := l.conn; c != nil {
+		l.conn = nil
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l *once) Close() error   { return nil }
+func (l *once) Addr() net.Addr { return &net.UnixAddr{} }
 
 func TestTransportVerifiesTLS(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.NotFoundHandler())
