@@ -116,6 +116,7 @@ func (b *Balance) Do(ctx context.Context, r *Request) (*Response, error) {
 		a := b.addresses[i]
 		r.Target = a.Target
 		a.pending.Add(1)
+		known := a.outUntil.Load()
 		resp, err := a.Engine.Do(ctx, r)
 		if err == nil {
 			b.reached(ctx, a)
@@ -126,7 +127,7 @@ func (b *Balance) Do(ctx context.Context, r *Request) (*Response, error) {
 		if e, ok := errors.AsType[*Error](err); !ok || !e.Unsent {
 			return nil, err
 		}
-		b.unreachable(ctx, a, err)
+		b.unreachable(ctx, a, known, err)
 		unsent = err
 		if r.Body == nil {
 			continue
@@ -175,10 +176,15 @@ func (a *address) pause() time.Duration {
 	return min(firstPause<<min(a.failures.Load(), 10), longestPause)
 }
 
-func (b *Balance) unreachable(ctx context.Context, a *address, err error) {
-	pause := a.pause()
+// unreachable notes that an address could not be connected to by a request that
+// found outUntil to be known when it began. Of those that were under way together
+// one counts: the address was away once.
+func (b *Balance) unreachable(ctx context.Context, a *address, known int64, err error) {
+	if !a.outUntil.CompareAndSwap(known, b.Now().Add(a.pause()).UnixNano()) {
+		return
+	}
 	a.failures.Add(1)
-	if a.outUntil.Swap(b.Now().Add(pause).UnixNano()) == 0 {
+	if known == 0 {
 		b.Log.WarnContext(ctx, "an upstream's address is out", "address", a.Name, "error", err)
 	}
 }

@@ -175,6 +175,42 @@ func TestBalanceLetsAnAddressComeBack(t *testing.T) {
 	})
 }
 
+// refusing refuses all that have gathered at once.
+type refusing struct {
+	place
+	over <-chan struct{}
+}
+
+func (p *refusing) Do(context.Context, *Request) (*Response, error) {
+	p.seen.Add(1)
+	<-p.over
+	return nil, refused
+}
+
+func TestBalanceCountsRefusalsAtOnceAsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, addresses := places("a", "b")
+		over := make(chan struct{})
+		a := &refusing{over: over}
+		addresses[0].Engine = a
+		b := newBalance(t, BalanceConfig{}, addresses)
+		b.addresses[1].pending.Store(100) // so that a is who gets them
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() { ask(t, b) })
+		}
+		synctest.Wait()
+		close(over)
+		wg.Wait()
+		before := a.seen.Load()
+		time.Sleep(firstPause)
+		ask(t, b)
+		if before != 64 || a.seen.Load() != before+1 {
+			t.Errorf("%d requests were refused; a pause later the address was tried %d times, want once", before, a.seen.Load()-before)
+		}
+	})
+}
+
 func TestBalanceTriesWhenAllAreOut(t *testing.T) {
 	list, addresses := places("a", "b")
 	b := newBalance(t, BalanceConfig{}, addresses)
