@@ -93,6 +93,9 @@ func forHost(host string) string {
 
 func checkUpstreams(r Route, s Settings, l *schema.Loaded, reject func(string, ...any)) {
 	first := r.Upstreams[0]
+	if len(r.Upstreams) > upstream.MostAddresses {
+		reject("has %d upstreams; give it %d at most", len(r.Upstreams), upstream.MostAddresses)
+	}
 	for i, u := range r.Upstreams {
 		if l.Valid("listen") && pointsAt(u.Target(), s.Listen) || l.Valid("forward-auth-listen") && pointsAt(u.Target(), s.ForwardAuthListen) {
 			reject("leads back to Cloakroom itself; give the upstream's own address")

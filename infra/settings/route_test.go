@@ -144,6 +144,7 @@ func TestRoutesThatDoNotGoTogether(t *testing.T) {
 		{"{prefix: /a, upstream: 'https://h', ca-file: none.pem}", "has a ca-file that names a file that does not exist"},
 		{"{prefix: /a, upstream: 'https://h', ca-file: c.yaml}", "has a ca-file without a certificate"},
 		{"{prefix: /a, upstream: [http://h, http://h]}", "has the same upstream twice"},
+		{"{prefix: /a, upstream: [" + manyUpstreams(65) + "]}", "has 65 upstreams; give it 64 at most"},
 		{"{prefix: /a, upstream: [http://h, https://i]}", "has upstreams that differ in more"},
 		{"{prefix: /a, upstream: [http://h/a, http://i/b]}", "has upstreams that differ in more"},
 		{"{prefix: /a, upstream: ['http://h', 'http://127.0.0.1:8080']}", "leads back to Cloakroom"},
@@ -175,6 +176,14 @@ func TestRoutesThatDoNotGoTogether(t *testing.T) {
 			t.Errorf("set-header %q: %q", name, []string(problems))
 		}
 	}
+}
+
+func manyUpstreams(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("http://h%d", i)
+	}
+	return strings.Join(list, ", ")
 }
 
 // One of two routes for the same place would never get a request.
