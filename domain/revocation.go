@@ -9,7 +9,8 @@ type Revocation struct {
 	ID       string // no other's; at most 64 bytes of UTF-8
 	DeviceID DeviceID
 	Provider string // as in the record
-	Issuer   string // of the record's owner
+	Owner    Owner
+	SID      string // as in the record
 
 	Refresh      Secret
 	Access       Secret

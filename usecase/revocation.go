@@ -130,7 +130,7 @@ func (b *Broker) revoke(ctx context.Context, of domain.Record, t domain.Tokens) 
 func (b *Broker) newPending(of domain.Record, t domain.Tokens) pending {
 	now := b.now()
 	return pending{at: now, Revocation: domain.Revocation{
-		ID: uuid.NewString(), DeviceID: of.DeviceID, Provider: of.Provider, Issuer: of.Owner.Issuer,
+		ID: uuid.NewString(), DeviceID: of.DeviceID, Provider: of.Provider, Owner: of.Owner, SID: of.SID,
 		Refresh: t.Refresh, Access: t.Access, AccessExpiry: t.AccessExpiry,
 		NotBefore: now.Add(revocationHold), ExpiresAt: t.RefreshExpiry,
 	}}
@@ -317,7 +317,7 @@ func (b *Broker) try(ctx context.Context, p pending) {
 		}
 		return
 	case !over && (p.due || !now.Before(p.NotBefore)):
-		b.finish(ctx, p) // nothing came of its end
+		b.finish(ctx, p) // nothing came of its end, or its grant goes on
 		return
 	case !over:
 		if !p.queued {
@@ -354,19 +354,37 @@ func revocationPause(tries int) time.Duration {
 	return pause/2 + rand.N(pause/2)
 }
 
-// over reports whether the session of a pair is over, as far as that is in doubt.
+// over reports whether the session of a pair is over, as far as that is in doubt,
+// and its grant with it.
 func (b *Broker) over(ctx context.Context, r domain.Revocation) (bool, error) {
-	if r.Unless == (domain.TicketHash{}) {
+	if r.Unless != (domain.TicketHash{}) {
+		if cache, ok := b.store.(forgetful); ok {
+			cache.Forget(r.DeviceID)
+		}
+		rec, err := b.read(ctx, r.DeviceID)
+		switch {
+		case errors.Is(err, domain.ErrNotFound):
+		case err != nil, rec.TicketHash == r.Unless:
+			return false, err
+		}
+	}
+	return b.grantOver(ctx, r)
+}
+
+// grantOver reports whether no device may live by the grant that a pair is of.
+// A person who signs in again while the provider's own session lasts gets tokens
+// of the grant that they have, and to revoke any of them may end all (RFC 7009,
+// section 2.1). A pair that is kept for that is nobody's, and ends with the last.
+func (b *Broker) grantOver(ctx context.Context, r domain.Revocation) (bool, error) {
+	if p, known := b.providers[r.Provider]; !known || !p.SharesGrants {
 		return true, nil
 	}
-	if cache, ok := b.store.(forgetful); ok {
-		cache.Forget(r.DeviceID)
-	}
-	rec, err := b.read(ctx, r.DeviceID)
-	if errors.Is(err, domain.ErrNotFound) {
-		return true, nil
-	}
-	return rec.TicketHash != r.Unless, err
+	list, err := b.store.ListByOwner(ctx, r.Owner)
+	now := b.now()
+	return err == nil && !slices.ContainsFunc(list, func(rec domain.Record) bool {
+		told := rec.SID != "" && r.SID != "" // of both, which session they are of
+		return rec.Provider == r.Provider && (!told || rec.SID == r.SID) && b.Lifetimes.Ended(rec, now) == domain.NotEnded
+	}), err
 }
 
 // finish takes a revocation out of the queue. If that fails it comes due again,
@@ -391,7 +409,7 @@ func (b *Broker) tellRevoked(ctx context.Context, r domain.Revocation) bool {
 }
 
 func (b *Broker) tell(ctx context.Context, r domain.Revocation) error {
-	p, err := b.providerOf(domain.Record{Provider: r.Provider, Owner: domain.Owner{Issuer: r.Issuer}})
+	p, err := b.providerOf(domain.Record{Provider: r.Provider, Owner: r.Owner})
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,8 @@ type revocation struct {
 	Device       string    `bson:"device"`
 	Provider     string    `bson:"provider"`
 	Issuer       string    `bson:"issuer"`
+	Subject      string    `bson:"subject"`
+	SID          string    `bson:"oidc_sid"`
 	Refresh      []byte    `bson:"refresh_token"`
 	Access       []byte    `bson:"access_token"`
 	AccessExpiry time.Time `bson:"access_expiry"`
@@ -31,7 +33,7 @@ type revocation struct {
 
 func encodeRevocation(r domain.Revocation) revocation {
 	return revocation{
-		Device: r.DeviceID.String(), Provider: r.Provider, Issuer: r.Issuer,
+		Device: r.DeviceID.String(), Provider: r.Provider, Issuer: r.Owner.Issuer, Subject: r.Owner.Subject, SID: r.SID,
 		Refresh: []byte(r.Refresh.Reveal()), Access: []byte(r.Access.Reveal()), AccessExpiry: r.AccessExpiry,
 		Unless: r.Unless[:], Tries: r.Tries, NotBefore: r.NotBefore, ExpiresAt: r.ExpiresAt,
 	}
@@ -40,7 +42,7 @@ func encodeRevocation(r domain.Revocation) revocation {
 func (d revocation) decode() (domain.Revocation, error) {
 	device, err := domain.ParseDeviceID(d.Device)
 	r := domain.Revocation{
-		ID: d.ID, DeviceID: device, Provider: d.Provider, Issuer: d.Issuer,
+		ID: d.ID, DeviceID: device, Provider: d.Provider, Owner: domain.Owner{Issuer: d.Issuer, Subject: d.Subject}, SID: d.SID,
 		Refresh: domain.NewSecret(string(d.Refresh)), Access: domain.NewSecret(string(d.Access)), AccessExpiry: d.AccessExpiry,
 		Tries: d.Tries, NotBefore: d.NotBefore, ExpiresAt: d.ExpiresAt,
 	}

@@ -135,7 +135,7 @@ func (s *Store) revocations(ctx context.Context, scheduled []redis.Z) ([]domain.
 // beside what the schedule says.
 func revocationPairs(r domain.Revocation) []any {
 	return []any{
-		"device", r.DeviceID.String(), "provider", r.Provider, "issuer", r.Issuer,
+		"device", r.DeviceID.String(), "provider", r.Provider, "issuer", r.Owner.Issuer, "subject", r.Owner.Subject, "oidc_sid", r.SID,
 		"refresh_token", r.Refresh.Reveal(), "access_token", r.Access.Reveal(), "access_expiry", millis(r.AccessExpiry),
 		"unless", base64.RawURLEncoding.EncodeToString(r.Unless[:]), "tries", r.Tries, "expires_at", millis(r.ExpiresAt),
 	}
@@ -144,7 +144,7 @@ func revocationPairs(r domain.Revocation) []any {
 // parseRevocation reads what revocationPairs wrote. The error names no value.
 func parseRevocation(id string, values map[string]string) (domain.Revocation, error) {
 	r := domain.Revocation{
-		ID: id, Provider: values["provider"], Issuer: values["issuer"],
+		ID: id, Provider: values["provider"], Owner: domain.Owner{Issuer: values["issuer"], Subject: values["subject"]}, SID: values["oidc_sid"],
 		Refresh: domain.NewSecret(values["refresh_token"]), Access: domain.NewSecret(values["access_token"]),
 	}
 	device, err := domain.ParseDeviceID(values["device"])

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pressly/goose/v3"
 
@@ -107,6 +108,41 @@ func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
 	}
 	if list, err := s.ListByOwner(t.Context(), domain.Owner{Issuer: "issuer", Subject: "subject"}); err != nil || len(list) != 2 {
 		t.Errorf("the list has %d records, error %v", len(list), err)
+	}
+}
+
+// What an older version has queued is revoked by this one.
+func TestTheQueueOfAnOlderSchemaIsRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cloakroom.db")
+	old, err := db.OpenSQLite(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, old.Write, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.UpTo(t.Context(), 5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Write.ExecContext(t.Context(), `INSERT INTO revocation (id, device, provider, issuer, refresh_token, access_token,
+		access_expiry, unless, tries, not_before, expires_at) VALUES ('id', ?, 'password', 'issuer', x'72', x'61', 1, ?, 2, 3, 4)`,
+		make([]byte, 16), make([]byte, 32)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openAt(t, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	got, err := s.ClaimRevocations(t.Context(), time.UnixMilli(3), time.UnixMilli(5), 10)
+	if err != nil || len(got) != 1 || got[0].Owner != (domain.Owner{Issuer: "issuer"}) || got[0].Refresh.Reveal() != "r" || got[0].Tries != 2 {
+		t.Errorf("ClaimRevocations = %+v, %v", got, err)
 	}
 }
 

@@ -12,14 +12,14 @@ import (
 
 // The columns of a revocation, in the order of scanRevocation and of
 // QueueRevocations.
-const revocationColumns = "id, device, provider, issuer, refresh_token, access_token, access_expiry, unless, tries, not_before, expires_at"
+const revocationColumns = "id, device, provider, issuer, refresh_token, access_token, access_expiry, unless, tries, not_before, expires_at, subject, sid"
 
 var revocationPlaceholders = strings.Repeat("?, ", strings.Count(revocationColumns, ",")) + "?"
 
 func scanRevocation(row scanner) (domain.Revocation, error) {
 	var r domain.Revocation
-	err := row.Scan(&r.ID, fixed(r.DeviceID[:]), &r.Provider, &r.Issuer, secret{&r.Refresh}, secret{&r.Access}, millis{&r.AccessExpiry},
-		fixed(r.Unless[:]), &r.Tries, millis{&r.NotBefore}, millis{&r.ExpiresAt})
+	err := row.Scan(&r.ID, fixed(r.DeviceID[:]), &r.Provider, &r.Owner.Issuer, secret{&r.Refresh}, secret{&r.Access}, millis{&r.AccessExpiry},
+		fixed(r.Unless[:]), &r.Tries, millis{&r.NotBefore}, millis{&r.ExpiresAt}, &r.Owner.Subject, &r.SID)
 	return r, err
 }
 
@@ -30,8 +30,8 @@ func (s *Store) QueueRevocations(ctx context.Context, list []domain.Revocation) 
 	}
 	return s.change(ctx, "queue revocations", true, func(ctx context.Context) error {
 		for _, r := range list {
-			if _, err := s.queueRevocation.ExecContext(ctx, r.ID, r.DeviceID[:], r.Provider, r.Issuer, blob(r.Refresh), blob(r.Access), r.AccessExpiry.UnixMilli(),
-				r.Unless[:], r.Tries, r.NotBefore.UnixMilli(), r.ExpiresAt.UnixMilli()); err != nil {
+			if _, err := s.queueRevocation.ExecContext(ctx, r.ID, r.DeviceID[:], r.Provider, r.Owner.Issuer, blob(r.Refresh), blob(r.Access), r.AccessExpiry.UnixMilli(),
+				r.Unless[:], r.Tries, r.NotBefore.UnixMilli(), r.ExpiresAt.UnixMilli(), r.Owner.Subject, r.SID); err != nil {
 				return err
 			}
 		}

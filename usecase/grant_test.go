@@ -1,0 +1,97 @@
+package usecase_test
+
+import (
+	"testing"
+	"time"
+
+	"cloakroom/domain"
+	"cloakroom/infra/authapi/authapitest"
+	"cloakroom/usecase"
+)
+
+// sharing is a provider whose grants outlast a sign-in, and how often it has been
+// told to revoke a pair.
+func (w *world) sharing() (p usecase.Provider, b *usecase.Broker, told func() int) {
+	w.Helper()
+	auth, p := w.second("other", "https://other.test")
+	p.SharesGrants = true
+	return p, w.brokerOf(p), func() int { return len(auth.Requests(authapitest.RevokePath)) }
+}
+
+func (w *world) verifiedIn(p usecase.Provider, sid string) domain.Authentication {
+	v := w.verified(p)
+	v.SID = sid
+	return v
+}
+
+// TestPairOfAGrantThatGoesOnIsNotRevoked: a provider takes the revocation of one
+// pair for the end of all that are of its grant, and somebody may use another.
+func TestPairOfAGrantThatGoesOnIsNotRevoked(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, after string // the provider's sessions
+		revoked       bool
+	}{
+		"the same session": {"one", "one", false},
+		"no sessions":      {"", "", false},
+		"one is not told":  {"one", "", false},
+		"another session":  {"one", "two", true},
+	} {
+		t.Run(name+", signed in again", func(t *testing.T) {
+			w := newWorld(t)
+			p, b, told := w.sharing()
+			first, _ := w.admit(b, elsewhere(p, "", w.verifiedIn(p, c.before)))
+			_, rec := w.admit(b, elsewhere(p, first.Ticket, w.verifiedIn(p, c.after)))
+			w.settled(told, c.revoked)
+			if err := b.SignOut(t.Context(), rec, rec.DeviceID); err != nil {
+				t.Fatal(err)
+			}
+			before := told()
+			w.eventually("the last of the grant is revoked", func() bool { return told() > before && len(w.queued()) == 0 })
+		})
+		t.Run(name+", two devices", func(t *testing.T) {
+			w := newWorld(t)
+			p, b, told := w.sharing()
+			_, first := w.admit(b, elsewhere(p, "", w.verifiedIn(p, c.before)))
+			_, second := w.admit(b, elsewhere(p, "", w.verifiedIn(p, c.after)))
+			if err := b.SignOut(t.Context(), second, first.DeviceID); err != nil {
+				t.Fatal(err)
+			}
+			w.settled(told, c.revoked)
+			if w.gone(second.DeviceID) {
+				t.Error("the device that stays is gone")
+			}
+		})
+	}
+
+	t.Run("all end", func(t *testing.T) {
+		w := newWorld(t)
+		p, b, told := w.sharing()
+		w.admit(b, elsewhere(p, "", w.verified(p)))
+		_, rec := w.admit(b, elsewhere(p, "", w.verified(p)))
+		if _, err := b.SignOutAll(t.Context(), rec); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually("both are revoked", func() bool { return told() == 2 && len(w.queued()) == 0 })
+	})
+	t.Run("the other is over", func(t *testing.T) {
+		w := newWorld(t)
+		p, b, told := w.sharing()
+		w.admit(b, elsewhere(p, "", w.verified(p)))
+		w.clock.advance(b.Lifetimes.Idle + time.Second)
+		_, rec := w.admit(b, elsewhere(p, "", w.verified(p)))
+		if err := b.SignOut(t.Context(), rec, rec.DeviceID); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually("it is revoked", func() bool { return told() == 1 && len(w.queued()) == 0 })
+	})
+}
+
+// settled waits until nothing is left to be revoked, and checks whether a pair was.
+func (w *world) settled(told func() int, revoked bool) {
+	w.Helper()
+	w.clock.advance(time.Minute)
+	w.eventually("nothing is left in the queue", func() bool { return len(w.queued()) == 0 })
+	if n := told(); (n > 0) != revoked {
+		w.Errorf("%d pairs are revoked, want one: %v", n, revoked)
+	}
+}
