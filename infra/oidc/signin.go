@@ -127,8 +127,12 @@ func (p *Provider) Finish(ctx context.Context, c domain.Callback, tx domain.Tran
 	a, err := p.believe(dpop.WithKey(ctx, key), m, tx, answer, grant)
 	if err != nil {
 		// Nobody is signed in, so nobody will use these tokens. Whether that
-		// succeeds changes nothing here.
-		_ = p.Revoke(context.WithoutCancel(ctx), grant.Refresh, grant.Access)
+		// succeeds changes nothing here. But if nothing is wrong with them, the
+		// person may be signed in by the same grant, which might end with them
+		// (RFC 7009, section 2.1).
+		if f, ok := errors.AsType[*domain.SignInFailure](err); !ok || f.Reason != domain.SignInTooOld && f.Reason != domain.SignInUnavailable {
+			_ = p.Revoke(context.WithoutCancel(ctx), grant.Refresh, grant.Access)
+		}
 		return domain.Authentication{}, err
 	}
 	a.DPoPKey = key
