@@ -287,6 +287,25 @@ func TestTrailersLeaveTheHeaderAlone(t *testing.T) {
 	}
 }
 
+// What the configuration says in a header cannot be said otherwise in a trailer
+// section, which some upstreams put together with the header.
+func TestClientsTrailersDoNotSayWhatIsSet(t *testing.T) {
+	got := make(chan http.Header, 1)
+	f := newFront(t, frontConfig{ruled: []routes.Route{{
+		Route: upstream.Route{Prefix: "/", Target: parseURL(t, serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			got <- r.Trailer
+		})))},
+		SetHeaders: []upstream.Field{{Name: "X-Api-Key", Value: "ours"}},
+	}}})
+	c := f.dial("POST / HTTP/1.1\r\nTrailer: x-api-key, X-Request-Id, X-Up\r\nTransfer-Encoding: chunked",
+		"5\r\nhello\r\n0\r\nx-api-key: theirs\r\nX-Request-Id: theirs\r\nX-Up: 7\r\n\r\n")
+	c.head("POST")
+	if up := receive(t, "the request", got); fmt.Sprint(up) != "map[X-Up:[7]]" {
+		t.Errorf("%v", up)
+	}
+}
+
 func TestOldClientsGetNoChunks(t *testing.T) {
 	f := newProxy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)

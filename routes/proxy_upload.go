@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,11 +98,14 @@ func receive(ctx context.Context, fctx *fasthttp.RequestCtx, out *upstream.Reque
 }
 
 // announce lets the trailer fields through that the client has announced and
-// that may pass.
+// that may pass. What the header says is said: some upstreams put the two
+// together, and the header's may be ours.
 func (u *upload) announce(header *fasthttp.RequestHeader, out *upstream.Request) {
-	for name := range header.Trailers() {
-		if upstream.PassesTrailer(string(name)) {
-			out.Trailers = append(out.Trailers, string(name))
+	for each := range header.Trailers() {
+		name := string(each)
+		said := slices.ContainsFunc(out.Header, func(f upstream.Field) bool { return strings.EqualFold(f.Name, name) })
+		if !said && upstream.PassesTrailer(name) {
+			out.Trailers = append(out.Trailers, name)
 		}
 	}
 	if out.Trailers == nil {
