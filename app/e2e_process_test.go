@@ -72,7 +72,7 @@ func start(t *testing.T, args ...string) *program {
 	}
 	p := &program{t: t, name: "cloakroom " + args[0], cmd: exec.Command(path, args...), stdout: newHeard(), stderr: newHeard(), ended: make(chan struct{})}
 	p.cmd.Dir = t.TempDir()
-	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CLOAKROOM_") })
+	p.cmd.Env = withoutSettings()
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -96,6 +96,12 @@ func start(t *testing.T, args ...string) *program {
 		}
 	})
 	return p
+}
+
+// withoutSettings is the tests' environment without anything that a broker would
+// take for a setting.
+func withoutSettings() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CLOAKROOM_") })
 }
 
 // status waits for the end and returns the exit status.

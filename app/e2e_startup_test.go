@@ -152,7 +152,7 @@ func readOnlyDisk(t *testing.T, s *surroundings) {
 	serve := exec.CommandContext(t.Context(), "unshare", slices.Concat(
 		[]string{"--user", "--map-root-user", "--mount", "sh", "-c", `mount -t tmpfs -o ro none "$1" && shift && exec "$@"`, "sh", disk, path},
 		s.serveOn("sqlite://"+disk+"/cloakroom.db"))...)
-	serve.Dir = t.TempDir()
+	serve.Dir, serve.Env = t.TempDir(), withoutSettings()
 	var said strings.Builder
 	serve.Stderr = &said
 	if err := serve.Run(); err == nil || serve.ProcessState.ExitCode() != exitFailed {
