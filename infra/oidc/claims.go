@@ -169,7 +169,7 @@ func (p *Provider) userInfo(ctx context.Context, m *metadata, t *oauth2.Token, s
 	if info.Claims(&said) != nil || said.text("sub") != subject {
 		return nil, p.noted(misconfigured(op, Untrusted, "the answer is about somebody else"))
 	}
-	if said.has(p.cfg.Claims.Email) && !said.has(p.cfg.Claims.EmailVerified) {
+	if said.at(p.cfg.Claims.Email) != nil && said.at(p.cfg.Claims.EmailVerified) == nil {
 		// What the ID token says of its own email says nothing of this one.
 		said[p.cfg.Claims.EmailVerified] = json.RawMessage("false")
 	}

@@ -340,6 +340,18 @@ func TestUserInfo(t *testing.T) {
 	}
 }
 
+// TestUserInfoVouchesForItsOwnEmail also where the address is inside an object.
+func TestUserInfoVouchesForItsOwnEmail(t *testing.T) {
+	s := oidctest.New(t)
+	s.Handle(oidctest.UserInfoPath, func(w http.ResponseWriter, _ *http.Request) {
+		oidctest.Reply(w, 200, map[string]any{"sub": oidctest.Subject, "contact": map[string]any{"email": "victim@example.com"}})
+	})
+	got, err := signIn(t, s, provider(t, s, func(c *oidc.Config) { c.UserInfo, c.Claims.Email = true, "contact.email" }))
+	if err != nil || got.Identity.Email != "victim@example.com" || got.Identity.EmailVerified {
+		t.Errorf("signed in %+v, %v; want an address that nobody vouches for", got.Identity, err)
+	}
+}
+
 func TestAuthorizationRequest(t *testing.T) {
 	s := oidctest.New(t)
 	p := provider(t, s, func(c *oidc.Config) {
