@@ -272,13 +272,18 @@ func (h *handlers) letIn(c *fiber.Ctx, in usecase.SignIn) (domain.DeviceID, erro
 	return rec.DeviceID, nil
 }
 
-// complete sees to it that there are tokens for the upstream.
+// complete sees to it that there are tokens for the upstream. If there are none,
+// nobody is signed in and nobody will use the provider's, which are revoked;
+// whether that succeeds changes nothing.
 func (p *Provider) complete(ctx context.Context, a domain.Authentication, ip string) (domain.Authentication, error) {
 	if p.Exchange == nil {
 		return a, nil
 	}
 	identity, grant, err := p.Exchange(ctx, a.Grant.ID, ip)
 	if err != nil {
+		if !a.Grant.Access.Equal(a.Grant.ID) { // a credential brings no other token
+			_ = p.Revoke(context.WithoutCancel(ctx), a.Grant.Refresh, a.Grant.Access)
+		}
 		return domain.Authentication{}, err
 	}
 	if identity.Email == "" {

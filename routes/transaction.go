@@ -59,12 +59,14 @@ func (h *handlers) keepPending(c *fiber.Ctx, p pending) error {
 	if len(p.ReturnTo) > longestReturn {
 		p.ReturnTo = ""
 	}
-	text, err := json.Marshal(p)
-	if err != nil {
+	var text strings.Builder
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false) // of each ampersand it would make six bytes
+	if err := e.Encode(p); err != nil {
 		return fmt.Errorf("keep a sign-in: %w", err)
 	}
 	name := h.pendingName(p.State)
-	sealed, err := h.Seal.Seal(domain.NewSecret(string(text)), domain.DeviceID{}, name)
+	sealed, err := h.Seal.Seal(domain.NewSecret(text.String()), domain.DeviceID{}, name)
 	if err != nil {
 		return fmt.Errorf("keep a sign-in: %w", err)
 	}

@@ -63,3 +63,36 @@ func TestLogoutAddressOpensNothing(t *testing.T) {
 		t.Errorf("logging out leads to %s with %d parameters, id_token_hint among them: %v", to.Path, len(q), q.Has("id_token_hint"))
 	}
 }
+
+// TestTransactionFitsIntoACookie has a return_to that JSON would make six times
+// as long. Browsers drop cookies above 4096 bytes, and the sign-in with them.
+func TestTransactionFitsIntoACookie(t *testing.T) {
+	h := newHouses(t, nil)
+	b := h.browser()
+	returnTo := "/?" + strings.Repeat("&", 1000)
+	address := b.begin("house", returnTo)
+	for _, c := range b.client.Jar.Cookies(h.parse(b.url)) {
+		if n := len(c.Name) + len(c.Value); n > 4000 {
+			t.Errorf("%s takes %d bytes", c.Name, n)
+		}
+	}
+	if a := b.back("house", h.house.Authorize(t, address)); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != returnTo {
+		t.Errorf("back = %d to %d bytes, want where it came from", a.StatusCode, len(a.Header.Get("Location")))
+	}
+}
+
+// TestExchangeThatFailsLeavesNoTokens: the auth server is down, so the provider's
+// refresh token is of no use to anybody.
+func TestExchangeThatFailsLeavesNoTokens(t *testing.T) {
+	h := newHouses(t, func(s *settings.Settings) {
+		s.AuthURL = must(url.Parse("http://127.0.0.1:1"))
+		s.Providers[0].Exchange = settings.ExchangeAuthServer
+	})
+	b := h.browser()
+	if a := b.back("house", h.house.Authorize(t, b.begin("house", ""))); a.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("without the auth server = %d %s", a.StatusCode, a.body)
+	}
+	if asked := h.house.Requests(oidctest.RevokePath); len(asked) != 1 || asked[0].Form.Get("token_type_hint") != "refresh_token" {
+		t.Errorf("%d tokens were revoked, want the refresh token", len(asked))
+	}
+}
