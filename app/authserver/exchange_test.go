@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ type google struct {
 	*httptest.Server
 	key  *rsa.PrivateKey
 	down bool
+	asks atomic.Int32 // for keys
 }
 
 func newGoogle(t *testing.T) *google {
@@ -37,6 +39,7 @@ func newGoogle(t *testing.T) *google {
 		case strings.HasSuffix(r.URL.Path, "openid-configuration"):
 			_ = json.NewEncoder(w).Encode(map[string]string{"issuer": g.URL, "jwks_uri": g.URL + "/keys", "authorization_endpoint": g.URL, "token_endpoint": g.URL})
 		default:
+			g.asks.Add(1)
 			_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]string{
 				"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "k", "n": encode(key.N.Bytes()), "e": encode(big.NewInt(int64(key.E)).Bytes()),
 			}}})
@@ -108,6 +111,7 @@ func TestIDTokenIsExchanged(t *testing.T) {
 		"altered":           g.token(t, now, nil) + "x",
 		"unsigned":          "eyJhbGciOiJub25lIn0." + strings.Split(g.token(t, now, nil), ".")[1] + ".",
 		"no token":          "x",
+		"a logout token":    g.token(t, now, map[string]any{"events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}}),
 	} {
 		if a := exchange(token); a.status != http.StatusUnauthorized || strings.Contains(a.raw, "eyJ") {
 			t.Errorf("%s = %d %s", name, a.status, a.raw)
@@ -131,4 +135,39 @@ func TestExchangeWithoutAProvider(t *testing.T) {
 	g.down = false
 	f.clock.advance(6 * time.Second)
 	f.want(f.post("/api/v1/login/google", map[string]string{"credential": token}), 200, "")
+}
+
+// TestExchangeWhileTheKeysCannotBeHad: that is not the token's fault.
+func TestExchangeWhileTheKeysCannotBeHad(t *testing.T) {
+	g := newGoogle(t)
+	f := newFixture(t, func(s *Settings) { s.GoogleIssuer, s.GoogleClientID = g.URL, []string{"client"} })
+	exchange := func(token string) answer {
+		return f.post("/api/v1/login/google", map[string]string{"credential": token})
+	}
+	good := g.token(t, f.clock.now(), nil)
+	f.want(exchange("x"), 401, "invalid_credentials") // discovery has been asked, and no keys
+	g.down = true
+	f.want(exchange(good), 503, "provider_unavailable")
+	g.down = false
+	f.clock.advance(6 * time.Second)
+	f.want(exchange(good), 200, "")
+}
+
+// TestUnknownKeysDoNotMakeTheProviderBeAskedEachTime sends tokens that no key of
+// the provider has signed.
+func TestUnknownKeysDoNotMakeTheProviderBeAskedEachTime(t *testing.T) {
+	g := newGoogle(t)
+	f := newFixture(t, func(s *Settings) { s.GoogleIssuer, s.GoogleClientID = g.URL, []string{"client"} })
+	exchange := func(token string) answer {
+		return f.post("/api/v1/login/google", map[string]string{"credential": token})
+	}
+	good := g.token(t, f.clock.now(), nil)
+	f.want(exchange(good), 200, "")
+	for range 5 {
+		f.want(exchange(good[:len(good)-8]+"AAAAAAAA"), 401, "invalid_credentials")
+	}
+	f.want(exchange(good), 200, "")
+	if n := g.asks.Load(); n != 1 {
+		t.Errorf("the keys were asked for %d times, want once", n)
+	}
 }

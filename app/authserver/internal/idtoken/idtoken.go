@@ -8,7 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -32,9 +34,13 @@ const (
 	// oldest is how long ago a token may have been issued.
 	oldest = time.Hour
 	skew   = time.Minute
-	// askAgain is the pause before a provider that did not answer is asked anew.
+	// askAgain is the pause before a provider that did not answer is asked anew,
+	// and before its keys are: anybody can send a token with a key id that nobody
+	// knows.
 	askAgain = 5 * time.Second
-	timeout  = 10 * time.Second
+	// largest is how large an answer of the provider may be, in bytes.
+	largest = 1 << 20
+	timeout = 10 * time.Second
 )
 
 // Verifier checks tokens of one provider. It is safe for concurrent use.
@@ -44,9 +50,9 @@ type Verifier struct {
 	now     func() time.Time
 	client  *http.Client
 
-	mu       sync.Mutex
-	verifier *oidc.IDTokenVerifier // nil until the provider has answered
-	asked    time.Time
+	mu    sync.Mutex
+	keys  oidc.KeySet // nil until the provider has answered
+	asked time.Time
 }
 
 // New returns a verifier of tokens that the issuer made for any of the clients.
@@ -54,6 +60,7 @@ type Verifier struct {
 func New(issuer string, clients []string, now func() time.Time) *Verifier {
 	return &Verifier{issuer: issuer, clients: clients, now: now, client: &http.Client{
 		Timeout:       timeout,
+		Transport:     &documents{now: now, last: map[string]look{}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
@@ -64,14 +71,23 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (accounts.Identity, e
 	if len(raw) > longest {
 		return accounts.Identity{}, ErrInvalid
 	}
-	verifier, err := v.ready()
+	set, err := v.ready()
 	if err != nil {
 		return accounts.Identity{}, err
 	}
-	token, err := verifier.Verify(oidc.ClientContext(ctx, v.client), raw)
+	keys := &watched{KeySet: set}
+	token, err := oidc.NewVerifier(v.issuer, keys, &oidc.Config{
+		SkipClientIDCheck:    true, // there may be several, and what follows looks itself
+		SupportedSigningAlgs: []string{oidc.RS256, oidc.ES256, oidc.PS256, oidc.EdDSA},
+		Now:                  func() time.Time { return v.now().Add(-skew) },
+	}).Verify(ctx, raw)
 	if err != nil {
-		if ctx.Err() != nil {
+		var asking *url.Error
+		switch {
+		case ctx.Err() != nil:
 			return accounts.Identity{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+		case errors.As(keys.err, &asking) && !errors.Is(asking, errFresh):
+			return accounts.Identity{}, fmt.Errorf("%w: its keys cannot be had", ErrUnavailable)
 		}
 		return accounts.Identity{}, ErrInvalid
 	}
@@ -80,10 +96,11 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (accounts.Identity, e
 		Email    string `json:"email"`
 		Verified bool   `json:"email_verified"`
 		Name     string `json:"name"`
+		Events   any    `json:"events"` // of a logout token, which is signed by the same keys
 	}
 	ours := func(client string) bool { return slices.Contains(v.clients, client) }
 	switch {
-	case token.Claims(&c) != nil,
+	case token.Claims(&c) != nil, c.Events != nil,
 		!slices.ContainsFunc(token.Audience, ours),
 		len(token.Audience) > 1 && c.Party == "", c.Party != "" && !ours(c.Party),
 		token.Subject == "" || len(token.Subject) > 255,
@@ -93,25 +110,79 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (accounts.Identity, e
 	return accounts.Identity{Issuer: v.issuer, Subject: token.Subject, Email: c.Email, EmailVerified: c.Verified, Name: c.Name}, nil
 }
 
-// ready returns go-oidc's verifier, after discovery. One caller at a time asks.
-func (v *Verifier) ready() (*oidc.IDTokenVerifier, error) {
+// ready returns the provider's keys, after discovery. One caller at a time asks.
+func (v *Verifier) ready() (oidc.KeySet, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.verifier != nil {
-		return v.verifier, nil
+	if v.keys != nil {
+		return v.keys, nil
 	}
 	if now := v.now(); now.Sub(v.asked) >= askAgain {
 		v.asked = now
 		// Not under the request's context: the key set keeps it for good.
-		provider, err := oidc.NewProvider(oidc.ClientContext(context.Background(), v.client), v.issuer)
-		if err == nil {
-			v.verifier = provider.Verifier(&oidc.Config{
-				SkipClientIDCheck:    true, // there may be several, and Verify looks itself
-				SupportedSigningAlgs: []string{oidc.RS256, oidc.ES256, oidc.PS256, oidc.EdDSA},
-				Now:                  func() time.Time { return v.now().Add(-skew) },
-			})
-			return v.verifier, nil
+		ctx := oidc.ClientContext(context.Background(), v.client)
+		var document struct {
+			Keys string `json:"jwks_uri"`
+		}
+		provider, err := oidc.NewProvider(ctx, v.issuer)
+		if err == nil && provider.Claims(&document) == nil && document.Keys != "" {
+			v.keys = oidc.NewRemoteKeySet(ctx, document.Keys)
+			return v.keys, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: its discovery document cannot be had", ErrUnavailable)
+}
+
+// watched is the key set of one token. It remembers why there was no key, which
+// go-oidc does not tell.
+type watched struct {
+	oidc.KeySet
+	err error
+}
+
+func (w *watched) VerifySignature(ctx context.Context, raw string) ([]byte, error) {
+	payload, err := w.KeySet.VerifySignature(ctx, raw)
+	w.err = err
+	return payload, err
+}
+
+// errFresh: what the provider has at this address was had just now.
+var errFresh = errors.New("asked just now")
+
+// documents is the way to the provider. An answer other than 200 is an error, and
+// no address is asked twice within askAgain: in between it is errFresh, or the
+// failure of before.
+type documents struct {
+	now  func() time.Time
+	mu   sync.Mutex
+	last map[string]look // by address: discovery's, and the one that it names
+}
+
+type look struct {
+	at  time.Time
+	err error
+}
+
+func (d *documents) RoundTrip(req *http.Request) (*http.Response, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock() // one at a time will do
+	address, now := req.URL.String(), d.now()
+	if last, asked := d.last[address]; asked && now.Sub(last.at) < askAgain {
+		return nil, last.err
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		err = fmt.Errorf("answered %d", resp.StatusCode)
+	}
+	if err != nil {
+		d.last[address] = look{now, err}
+		return nil, err
+	}
+	d.last[address] = look{now, errFresh}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, largest), resp.Body}
+	return resp, nil
 }
