@@ -292,6 +292,9 @@ func (p *Provider) complete(ctx context.Context, a domain.Authentication, ip str
 	if grant.ID.Empty() {
 		grant.ID = a.Grant.ID // to log out at the provider with
 	}
+	if a.SID != "" {
+		a.SID = usecase.ForeignSID(a.Issuer, a.SID)
+	}
 	a.Issuer, a.Identity, a.Grant, a.DPoPKey = p.ExchangeIssuer, identity, grant, domain.Secret{}
 	return a, nil
 }

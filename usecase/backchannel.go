@@ -87,8 +87,17 @@ func noticeKey(n domain.LogoutNotice, take int) string {
 }
 
 func (b *Broker) deleteNoticed(ctx context.Context, issuer string, n domain.LogoutNotice) ([]domain.Record, error) {
-	if n.SID != "" {
+	switch {
+	case n.SID == "":
+	case issuer != n.Issuer:
+		return b.store.DeleteBySID(ctx, issuer, ForeignSID(n.Issuer, n.SID))
+	default:
 		return b.store.DeleteBySID(ctx, issuer, n.SID)
 	}
 	return b.store.DeleteByOwner(ctx, domain.Owner{Issuer: n.Issuer, Subject: n.Subject}, domain.DeviceID{})
 }
+
+// ForeignSID is what a record keeps as its SID whose owner is of another issuer
+// than the session, because the provider's word was exchanged: several providers
+// may meet under one issuer, and none of them ends another's sessions.
+func ForeignSID(issuer, sid string) string { return issuer + " " + sid }

@@ -17,7 +17,7 @@ import (
 // TestExchangeAtTheBundledAuthServer signs in at a provider and with its button,
 // while the upstream gets the tokens of the bundled auth server.
 func TestExchangeAtTheBundledAuthServer(t *testing.T) {
-	google := oidctest.New(t)
+	google, other := oidctest.New(t), oidctest.New(t)
 	as := authserver.Defaults()
 	as.Database = filepath.Join(t.TempDir(), "auth.db")
 	as.GoogleIssuer, as.GoogleClientID = google.URL, []string{oidctest.ClientID}
@@ -34,7 +34,9 @@ func TestExchangeAtTheBundledAuthServer(t *testing.T) {
 		s.AuthIssuer = as.Issuer
 		p := providerAt("google", google)
 		p.Exchange = settings.ExchangeAuthServer
-		s.Providers = []settings.Provider{p}
+		second := providerAt("second", other)
+		second.Exchange = settings.ExchangeAuthServer
+		s.Providers = []settings.Provider{p, second}
 	})
 	b := h.browser()
 	b.signInAt("google", google, "/x")
@@ -76,6 +78,14 @@ func TestExchangeAtTheBundledAuthServer(t *testing.T) {
 	}
 	if a := post(); a.StatusCode != http.StatusBadRequest {
 		t.Errorf("a logout token about a person = %d", a.StatusCode)
+	}
+	// A session of the same name at another provider is another session.
+	foreign := url.Values{"logout_token": {other.LogoutToken(other.LogoutClaims())}}
+	if a := h.browser().do("POST", "/auth/backchannel-logout", foreign.Encode(), asForm); a.StatusCode != http.StatusOK {
+		t.Errorf("a logout token of the other provider = %d %s", a.StatusCode, a.body)
+	}
+	if a := b.get("/auth/session"); a.StatusCode != http.StatusOK {
+		t.Errorf("after the other provider's logout token = %d, want 200", a.StatusCode)
 	}
 	claims = google.LogoutClaims()
 	if a := post(); a.StatusCode != http.StatusOK {
