@@ -28,7 +28,7 @@ func TestSlotsMoveInTheMiddleOfWork(t *testing.T) {
 	work := begin(t, near, far)
 	m := newMover(t, server)
 	for _, r := range still {
-		for _, key := range append(near.indexKeys(r), near.deviceKey(r.DeviceID)) {
+		for _, key := range append(near.indexKeys(r), near.deviceKey(r.DeviceID), near.scheduleKey()) {
 			m.move(t, key)
 		}
 		work.goesOn(t, 10)

@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -108,6 +109,7 @@ func (s *Store) revocations(ctx context.Context, scheduled []redis.Z) ([]domain.
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	var list []domain.Revocation
 	var over []*call
+	var damaged []error
 	for i, a := range answers {
 		id := scheduled[i].Member.(string)
 		values, err := a.Result()
@@ -120,7 +122,8 @@ func (s *Store) revocations(ctx context.Context, scheduled []redis.Z) ([]domain.
 		}
 		r, err := parseRevocation(id, values)
 		if err != nil {
-			return nil, err
+			damaged = append(damaged, err) // the others have been claimed with it
+			continue
 		}
 		r.NotBefore = time.UnixMilli(int64(scheduled[i].Score)).UTC()
 		list = append(list, r)
@@ -128,7 +131,7 @@ func (s *Store) revocations(ctx context.Context, scheduled []redis.Z) ([]domain.
 	if len(over) > 0 {
 		_ = s.run(ctx, over...) // or the next one does
 	}
-	return list, nil
+	return list, errors.Join(damaged...)
 }
 
 // revocationPairs returns names and values of what a revocation has to keep,

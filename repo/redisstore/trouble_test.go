@@ -82,6 +82,34 @@ func TestALostAnswerIsNoFalseAnswer(t *testing.T) {
 			t.Errorf("lost: %v; created again: %v", p.lost(), err)
 		}
 	})
+	t.Run("Spend", func(t *testing.T) {
+		until := time.Now().Add(time.Hour)
+		p.loseAnswer("spent:")
+		must(t, s.Spend(ctx, "key", until))
+		if err := s.Spend(ctx, "key", until); !p.lost() || !errors.Is(err, domain.ErrExists) {
+			t.Errorf("lost: %v; spent again: %v", p.lost(), err)
+		}
+	})
+	t.Run("revocations", func(t *testing.T) {
+		now := time.Now()
+		r := domain.Revocation{ID: "id", NotBefore: now, ExpiresAt: now.Add(time.Hour)}
+		p.loseAnswer("expires_at")
+		must(t, s.QueueRevocations(ctx, []domain.Revocation{r}))
+		if !p.lost() {
+			t.Error("no answer was lost")
+		}
+		_, err := s.ClaimRevocations(ctx, now.Add(-time.Hour), now, 10) // so that the server has the script
+		must(t, err)
+		// What a claim has got and nobody has heard of comes due again.
+		p.loseAnswer("{revocations}")
+		got, err := s.ClaimRevocations(ctx, now, now.Add(time.Minute), 10)
+		if err != nil || len(got) != 0 || !p.lost() {
+			t.Errorf("lost: %v; %d claimed, %v", p.lost(), len(got), err)
+		}
+		if got, err := s.ClaimRevocations(ctx, now.Add(time.Minute), now.Add(time.Hour), 10); err != nil || len(got) != 1 {
+			t.Errorf("a minute later %d are claimed, %v", len(got), err)
+		}
+	})
 	t.Run("Delete", func(t *testing.T) {
 		// What went is lost with the answer, so it must not pass for nothing.
 		r := device(101)

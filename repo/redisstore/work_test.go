@@ -14,8 +14,8 @@ import (
 )
 
 // work is what goes on while servers come and go: devices are created,
-// refreshed, read and deleted, each by one worker who knows what was
-// acknowledged and so what every answer has to be.
+// refreshed, read and deleted, and their pairs queued to be revoked, each by one
+// worker who knows what was acknowledged and so what every answer has to be.
 type work struct {
 	stop, done chan struct{}
 	good, bad  atomic.Int64 // calls that went well, and that failed
@@ -23,6 +23,7 @@ type work struct {
 	wrong      []string // false answers
 	kept       map[domain.DeviceID]domain.Record
 	deleted    []domain.DeviceID
+	queued     map[string]bool // revocations that are not finished
 	handles    [2]*Store
 }
 
@@ -30,7 +31,7 @@ type work struct {
 func begin(t *testing.T, near, far *Store) *work {
 	w := &work{
 		stop: make(chan struct{}), done: make(chan struct{}),
-		kept: make(map[domain.DeviceID]domain.Record), handles: [2]*Store{near, far},
+		kept: make(map[domain.DeviceID]domain.Record), queued: make(map[string]bool), handles: [2]*Store{near, far},
 	}
 	var workers sync.WaitGroup
 	for n, s := range []*Store{near, far, near, far} {
@@ -86,6 +87,9 @@ func (w *work) life(ctx context.Context, s *Store, r domain.Record, dies bool) b
 			break
 		}
 	}
+	if dies && !w.revoke(ctx, s, r) {
+		return false
+	}
 	if dies && w.try(ctx, "Delete", func(ctx context.Context, unsure bool) error {
 		_, err := s.Delete(ctx, r.DeviceID, repo.AnyVersion)
 		if unsure && errors.Is(err, domain.ErrNotFound) {
@@ -109,6 +113,23 @@ func (w *work) life(ctx context.Context, s *Store, r domain.Record, dies bool) b
 	default:
 		return true
 	}
+}
+
+// revoke queues the pair of a device; every second one is finished at once.
+func (w *work) revoke(ctx context.Context, s *Store, r domain.Record) bool {
+	id := r.DeviceID.String()
+	if !w.try(ctx, "QueueRevocations", func(ctx context.Context, _ bool) error {
+		return s.QueueRevocations(ctx, []domain.Revocation{{ID: id, DeviceID: r.DeviceID, Refresh: r.Tokens.Refresh, NotBefore: r.CreatedAt, ExpiresAt: r.Tokens.RefreshExpiry}})
+	}) {
+		return false
+	}
+	if r.DeviceID[1]%4 > 0 {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.queued[id] = true
+		return true
+	}
+	return w.try(ctx, "FinishRevocation", func(ctx context.Context, _ bool) error { return s.FinishRevocation(ctx, id) })
 }
 
 // try calls until the call goes well, or the work ends. Unsure is whether an
@@ -184,6 +205,22 @@ func (w *work) end(t *testing.T) {
 	for _, id := range w.deleted {
 		if _, err := w.handles[1].Get(t.Context(), id); !errors.Is(err, domain.ErrNotFound) {
 			t.Errorf("device %v was deleted: %v", id, err)
+		}
+	}
+	queued := make(map[string]bool)
+	for cursor := ""; ; {
+		page, next, err := w.handles[1].PageRevocations(t.Context(), cursor, 100)
+		must(t, err)
+		for _, r := range page {
+			queued[r.ID] = true
+		}
+		if cursor = next; cursor == "" {
+			break
+		}
+	}
+	for id := range w.queued {
+		if !queued[id] {
+			t.Errorf("revocation %s was queued, and is gone", id)
 		}
 	}
 	t.Logf("%d calls went well and %d failed; %d devices kept, %d deleted", w.good.Load(), w.bad.Load(), len(w.kept), len(w.deleted))
