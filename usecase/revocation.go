@@ -214,6 +214,9 @@ func (v *revocations) pause(now time.Time) time.Duration {
 	if v.due.After(now) {
 		pause = min(pause, v.due.Sub(now))
 	}
+	if len(v.slots) == revokers {
+		return pause // until one of them is done
+	}
 	for _, p := range v.atHand {
 		pause = min(pause, p.at.Sub(now))
 	}

@@ -269,6 +269,30 @@ func TestRevocationsThatTheStoreDoesNotTakeAreTriedFromMemory(t *testing.T) {
 	w.eventually("nothing is left in memory", func() bool { return b.RevocationsPending() == 0 })
 }
 
+// TestRevocationsWaitForTheirTurnInPeace: while all that may be under way are,
+// nobody looks again and again whether one more is due.
+func TestRevocationsWaitForTheirTurnInPeace(t *testing.T) {
+	w := newWorld(t)
+	b := w.broker()
+	const devices, atOnce = 20, 8
+	var all []domain.Record
+	for range devices {
+		_, rec := w.signIn(b, email, "")
+		all = append(all, rec)
+	}
+	gate := authapitest.NewGate()
+	w.auth.Always(authapitest.RevokePath, gate.Before)
+	if _, err := b.SignOutAll(t.Context(), all[0]); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("all that may be are under way", func() bool { return len(w.auth.Requests(authapitest.RevokePath)) == atOnce })
+	if pause := b.RevocationPause(); pause < time.Second {
+		t.Errorf("with %d waiting, one looks again in %v", devices-atOnce, pause)
+	}
+	gate.Open()
+	w.revoked(all...)
+}
+
 func TestSignInWhoseEveryAnswerIsLostRevokesThePairBefore(t *testing.T) {
 	w := newWorld(t)
 	store := &queueing{Store: w.store}
