@@ -42,10 +42,10 @@ func TestPairOfAGrantThatGoesOnIsNotRevoked(t *testing.T) {
 			first, _ := w.admit(b, elsewhere(p, "", w.verifiedIn(p, c.before)))
 			_, rec := w.admit(b, elsewhere(p, first.Ticket, w.verifiedIn(p, c.after)))
 			w.settled(told, c.revoked)
+			before := told()
 			if err := b.SignOut(t.Context(), rec, rec.DeviceID); err != nil {
 				t.Fatal(err)
 			}
-			before := told()
 			w.eventually("the last of the grant is revoked", func() bool { return told() > before && len(w.queued()) == 0 })
 		})
 		t.Run(name+", two devices", func(t *testing.T) {
