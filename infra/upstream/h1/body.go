@@ -35,7 +35,12 @@ func bodyOf(h *head, method string) body {
 		b.length, b.ended = 0, true
 		// One that announces a body regardless may send it.
 		b.reusable = b.reusable && !h.chunked && h.length <= 0
-	case method == "HEAD", h.status == 304:
+	case method == "HEAD":
+		b.ended = true
+		// One that answers as if to a GET sends the body, and perhaps only when
+		// the next request is there to take it for its answer.
+		b.reusable = b.reusable && !h.chunked && h.length == 0
+	case h.status == 304:
 		b.ended = true
 	case h.chunked:
 		b.framing = chunked

@@ -221,6 +221,34 @@ func TestDeadPooledConnectionIsNotUsed(t *testing.T) {
 }
 
 // An answer that must have no body but announces one may send it later.
+// An upstream that sends the body to HEAD as well may do so late, when the next
+// request is on its way; and what is in the body may be anybody's to choose.
+func TestBodyToHEADIsNoAnswer(t *testing.T) {
+	for _, framing := range []string{"Content-Length: 43", "Transfer-Encoding: chunked", "X: y"} {
+		up := enginetest.Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+			for late := ""; ; {
+				req, err := http.ReadRequest(r)
+				if err != nil {
+					return
+				}
+				if req.Method == "HEAD" {
+					io.WriteString(c, "HTTP/1.1 200 OK\r\n"+framing+"\r\n\r\n")
+					late = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+					continue
+				}
+				io.WriteString(c, late+"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright")
+			}
+		})
+		e := open(t, Config{})
+		r := up.Get("/")
+		r.Method = "HEAD"
+		enginetest.Do(t, e, r)
+		if _, body := enginetest.Do(t, e, up.Get("/")); body != "right" {
+			t.Errorf("%s: %q", framing, body)
+		}
+	}
+}
+
 func TestBodyOf204IsNoAnswer(t *testing.T) {
 	up := enginetest.Raw(t, enginetest.Answering("HTTP/1.1 204 No Content\r\nContent-Length: 40\r\n\r\n"))
 	e := open(t, Config{})
