@@ -119,7 +119,7 @@ func documentFailed(ctx context.Context, op string, err error) error {
 	case bad.status >= 500, bad.status == http.StatusRequestTimeout, bad.status == http.StatusTooEarly, bad.status == http.StatusTooManyRequests:
 		return &domain.Unavailable{Err: &Error{
 			Kind: kindOf(bad.status), Status: bad.status, op: op, what: fmt.Sprintf("answered %d", bad.status), outcome: domain.ErrAuthUnavailable,
-		}}
+		}, Why: string(kindOf(bad.status))}
 	case bad.status == http.StatusOK:
 		return misconfigured(op, BrokenAnswer, "answered no document, or one that is too long")
 	}

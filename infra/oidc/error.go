@@ -24,16 +24,16 @@ import (
 type Kind string
 
 const (
-	InvalidGrant   Kind = "invalid_grant"   // the token is refused for good
-	ClientError    Kind = "client_error"    // the broker is refused, or asks at the wrong place
-	BrokenAnswer   Kind = "broken_answer"   // success was answered, but not in this protocol
-	Timeout        Kind = "timeout"         // no whole answer in time
-	Canceled       Kind = "canceled"        // the caller gave up: this says nothing about the provider
-	Network        Kind = "network"         // no connection, or it broke
-	Throttled      Kind = "throttled"       // asked too often or too early
-	Upstream5xx    Kind = "upstream_5xx"    //
-	IssuerMismatch Kind = "issuer_mismatch" // the provider is not who the settings say
-	Untrusted      Kind = "untrusted"       // a token of the answer did not pass the checks
+	InvalidGrant   Kind = "invalid_grant"        // the token is refused for good
+	ClientError    Kind = "client_error"         // the broker is refused, or asks at the wrong place
+	BrokenAnswer   Kind = domain.WhyBrokenAnswer // success was answered, but not in this protocol
+	Timeout        Kind = domain.WhyTimeout      // no whole answer in time
+	Canceled       Kind = "canceled"             // the caller gave up: this says nothing about the provider
+	Network        Kind = domain.WhyNetwork      // no connection, or it broke
+	Throttled      Kind = domain.WhyThrottled    // asked too often or too early
+	Upstream5xx    Kind = domain.WhyUpstream5xx  //
+	IssuerMismatch Kind = "issuer_mismatch"      // the provider is not who the settings say
+	Untrusted      Kind = "untrusted"            // a token of the answer did not pass the checks
 )
 
 // Error is a failure of the provider or of the way to it. It unwraps to the
@@ -70,7 +70,7 @@ func gaveUp(ctx context.Context) error { return unreachable(ctx, "provider", ctx
 func retryIn(err error, after time.Duration) error {
 	var passing *domain.Unavailable
 	if errors.As(err, &passing) {
-		return &domain.Unavailable{Err: passing.Err, Retry: max(passing.Retry, after), Lost: passing.Lost}
+		return &domain.Unavailable{Err: passing.Err, Retry: max(passing.Retry, after), Why: passing.Why, Lost: passing.Lost}
 	}
 	return err
 }
@@ -112,7 +112,7 @@ func (p *Provider) answered(op string, status int, header http.Header, code stri
 	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests,
 		code == "temporarily_unavailable", code == "server_error":
 		e.Kind, e.outcome = kindOf(status), domain.ErrAuthUnavailable
-		return &domain.Unavailable{Err: e, Retry: retryAfter(header.Get("Retry-After"), p.cfg.Now())}
+		return &domain.Unavailable{Err: e, Retry: retryAfter(header.Get("Retry-After"), p.cfg.Now()), Why: string(e.Kind)}
 	case status < 300 && code == "":
 		return lost(op, BrokenAnswer, e.what+" without usable tokens")
 	case status >= 300 && status < 400:
@@ -123,7 +123,7 @@ func (p *Provider) answered(op string, status int, header http.Header, code stri
 }
 
 func lost(op string, kind Kind, what string) error {
-	return &domain.Unavailable{Err: &Error{Kind: kind, op: op, what: what, outcome: domain.ErrAuthUnavailable}, Lost: true}
+	return &domain.Unavailable{Err: &Error{Kind: kind, op: op, what: what, outcome: domain.ErrAuthUnavailable}, Why: string(kind), Lost: true}
 }
 
 func kindOf(status int) Kind {
@@ -175,7 +175,7 @@ func unreachable(ctx context.Context, op string, err error) error {
 	case errors.Is(err, http.ErrSchemeMismatch):
 		e.what = "it speaks HTTP where the URL says HTTPS"
 	}
-	return &domain.Unavailable{Err: e, Lost: !neverSent(err)}
+	return &domain.Unavailable{Err: e, Why: string(e.Kind), Lost: !neverSent(err)}
 }
 
 // neverSent reports whether a call has failed before there was a connection to

@@ -109,6 +109,9 @@ func TestRefreshOutcomes(t *testing.T) {
 		if !errors.Is(err, c.want) || kind(err) != c.kind || errors.As(err, &passing) && passing.Lost != c.lost {
 			t.Errorf("%s: %v, %s, want %v, %s, lost %v", name, err, kind(err), c.want, c.kind, c.lost)
 		}
+		if passing != nil && passing.Why != string(c.kind) {
+			t.Errorf("%s: the metric counts it as %q, want %q", name, passing.Why, c.kind)
+		}
 		if c.kind == oidc.Upstream5xx && passing.Retry != 7*time.Second {
 			t.Errorf("%s: try again in %v", name, passing.Retry)
 		}
