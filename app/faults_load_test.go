@@ -92,7 +92,7 @@ func TestThousandDevicesExpireTogether(t *testing.T) {
 		devices, each = 1000, 5
 		takes         = 100 * time.Millisecond
 		// mostConns is infra/authapi's bound for refreshes, and again for sign-ins.
-		mostConns = 2 * 32
+		mostConns = 2 * 40
 	)
 	for name, address := range stores(t) {
 		t.Run(name, func(t *testing.T) {

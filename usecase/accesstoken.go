@@ -132,7 +132,7 @@ func (b *Broker) rejected(ctx context.Context, v Visit, rejected domain.Secret) 
 	if now.Sub(rec.Tokens.AccessIssued) < min(rejectedPause, life/rejectedFraction) || !rec.Refreshable(now) {
 		return Session{}, false, nil
 	}
-	rec, err = b.refresh(ctx, rec.DeviceID, rejected)
+	rec, err = b.refresh(ctx, rec, rejected)
 	switch {
 	case err != nil:
 		// While the auth server is away the upstream's 401 must not reach
@@ -147,7 +147,7 @@ func (b *Broker) rejected(ctx context.Context, v Visit, rejected domain.Secret) 
 // refreshed returns rec with a new access token, or as it is if a new one
 // cannot be had right now and the old one still lives.
 func (b *Broker) refreshed(ctx context.Context, rec domain.Record, ticket domain.Ticket) (domain.Record, error) {
-	next, err := b.refresh(ctx, rec.DeviceID, rec.Tokens.Access)
+	next, err := b.refresh(ctx, rec, rec.Tokens.Access)
 	switch {
 	case err == nil:
 		if !next.TicketHash.Opens(ticket) {

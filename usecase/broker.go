@@ -78,6 +78,7 @@ type Broker struct {
 	providers   map[string]*provider
 	passwords   *provider // nil if nobody signs in by password
 	flights     flights
+	refusals    refusals
 	revocations revocations
 }
 

@@ -11,7 +11,10 @@ import (
 
 const (
 	// maxRefreshes call one auth server at once; more wait, holding their lease.
-	maxRefreshes = 64
+	// The clients have a connection for each of them and each revocation: a call
+	// that had to wait for one would do so in its own time, and be given up after
+	// the auth server has begun with it.
+	maxRefreshes = 32
 	// leaseSlack is how much longer a lease is than the call that it guards.
 	leaseSlack = 2 * time.Second
 	// storeRetry bounds how long a pair that the auth server has rotated is
@@ -24,6 +27,9 @@ const (
 	// refreshAttempts bounds how often one flight starts over because the
 	// record moved under it.
 	refreshAttempts = 3
+	// lastWords bounds what a flight still has to tell the store, however late it
+	// is.
+	lastWords = 10 * time.Second
 )
 
 // refresh gets a device an access token other than stale, by the refresh token,
@@ -36,7 +42,11 @@ const (
 //	domain.ErrAuthMisconfigured  an operator is needed; the record is kept
 //	domain.ErrStore              the store could not be asked
 //	ctx's error, or a deadline's the caller left; the work goes on
-func (b *Broker) refresh(ctx context.Context, id domain.DeviceID, stale domain.Secret) (domain.Record, error) {
+func (b *Broker) refresh(ctx context.Context, rec domain.Record, stale domain.Secret) (domain.Record, error) {
+	if err := b.refusals.pausing(rec, b.now()); err != nil {
+		return domain.Record{}, err
+	}
+	id := rec.DeviceID
 	// Nobody waits for longer than it takes another replica to be given up and
 	// a call to be made.
 	ctx, cancel := context.WithTimeout(ctx, b.leaseTTL()+b.AuthTimeout)
@@ -60,10 +70,12 @@ var errRefusedForGood = fmt.Errorf("%w: its refresh token was refused", domain.E
 // by now may be the ticket of a later sign-in.
 var errGoneMeanwhile = fmt.Errorf("%w: it was signed out meanwhile", domain.ErrBadTicket)
 
-// refreshBehind begins a refresh that nobody waits for, unless one is running
-// or all slots are taken by requests that do wait.
+// refreshBehind begins a refresh that nobody waits for, unless one is running,
+// all slots are taken by requests that do wait, or the auth server would not be
+// asked.
 func (b *Broker) refreshBehind(ctx context.Context, rec domain.Record) {
-	if p, err := b.providerOf(rec); err != nil || len(p.slots) == cap(p.slots) || p.breaker.open() {
+	p, err := b.providerOf(rec)
+	if err != nil || len(p.slots) == cap(p.slots) || p.breaker.holds(b.now(), rec.DeviceID) != nil || b.refusals.pausing(rec, b.now()) != nil {
 		return
 	}
 	id, stale := rec.DeviceID, rec.Tokens.Access
@@ -92,6 +104,7 @@ func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale doma
 			return rec, false, err
 		}
 		next, err := b.exchange(ctx, rec)
+		b.refusals.note(rec, b.now(), err)
 		switch {
 		case err == nil:
 			rec, err = b.keep(ctx, rec, next)
@@ -172,7 +185,7 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Tokens
 		b.Log.ErrorContext(ctx, "a device cannot be refreshed: check the providers in the settings; nobody is signed out", "device", rec.DeviceID, "error", err)
 		return domain.Tokens{}, err
 	}
-	stop := b.renewLease(ctx, rec.DeviceID)
+	stop := b.renewLease(context.WithoutCancel(ctx), rec.DeviceID)
 	defer stop()
 	select {
 	case p.slots <- struct{}{}:
@@ -180,6 +193,10 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Tokens
 	case <-ctx.Done():
 		return domain.Tokens{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second, Why: RefreshBusy}
 	}
+	// A time of its own: a call that is cut short because the flight has waited
+	// for long may have spent the token.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*b.AuthTimeout+leaseSlack)
+	defer cancel()
 	next, err := b.call(ctx, p, rec)
 	if lost := (*domain.Unavailable)(nil); !errors.As(err, &lost) || !lost.Lost {
 		return next, err
@@ -200,14 +217,14 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Tokens
 // the call on and not from the answer's arrival: the auth server may have made
 // the tokens long before.
 func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (domain.Tokens, error) {
-	if err := p.breaker.allow(b.now()); err != nil {
+	if err := p.breaker.allow(b.now(), rec.DeviceID); err != nil {
 		return domain.Tokens{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.AuthTimeout)
 	defer cancel()
 	start := b.now()
 	grant, err := p.Tokens.Refresh(ctx, domain.Renewal{Refresh: rec.Tokens.Refresh, Subject: rec.Owner.Subject, DPoPKey: rec.Tokens.DPoPKey})
-	p.breaker.done(b.now(), err)
+	p.breaker.done(b.now(), rec.DeviceID, err)
 	if !errors.Is(err, domain.ErrAuthUnavailable) {
 		b.Metrics.AuthRefusesBroker(p.Name, errors.Is(err, domain.ErrAuthMisconfigured))
 	}
@@ -328,6 +345,8 @@ func (b *Broker) overtaken(ctx context.Context, rec, cur domain.Record, next dom
 // the token that was refused is the device over; otherwise another was first
 // and what it stored is used, or the refresh starts over with it.
 func (b *Broker) refused(ctx context.Context, rec domain.Record, stale domain.Secret) (cur domain.Record, again bool, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	defer cancel()
 	cur, err = b.store.Get(ctx, rec.DeviceID)
 	switch {
 	case errors.Is(err, domain.ErrNotFound):
@@ -350,8 +369,11 @@ func (b *Broker) refused(ctx context.Context, rec domain.Record, stale domain.Se
 	return domain.Record{}, false, errRefusedForGood
 }
 
-// release gives the lease back. If that fails it runs out by itself.
+// release gives the lease back, also when the flight's time is over. If that
+// fails it runs out by itself.
 func (b *Broker) release(ctx context.Context, id domain.DeviceID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	defer cancel()
 	if err := b.store.ReleaseLease(ctx, id, b.replica); err != nil {
 		b.Log.WarnContext(ctx, "giving back the lease of a refresh", "device", id, "error", err)
 	}

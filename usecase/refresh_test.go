@@ -199,6 +199,7 @@ func TestBrokersOwnMistakeSignsNobodyOut(t *testing.T) {
 	if !strings.Contains(w.log.String(), "level=ERROR") {
 		t.Error("the log does not shout")
 	}
+	w.clock.advance(time.Second)
 	w.works(b, v)
 }
 

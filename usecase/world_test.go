@@ -153,16 +153,20 @@ func (w *world) deadBroker(store repo.Store) *usecase.Broker {
 func (w *world) newBroker(store repo.Store, timeout time.Duration, now func() time.Time, more ...usecase.Provider) *usecase.Broker {
 	w.Helper()
 	client := w.client(w.auth, timeout)
-	b := usecase.New(store, usecase.Config{
-		Providers:     append([]usecase.Provider{{Name: "password", Issuer: issuer, Tokens: client, Passwords: client}}, more...),
+	own := usecase.Provider{Name: "password", Issuer: issuer, Tokens: client, Passwords: client}
+	return usecase.New(store, w.config(timeout, now, append([]usecase.Provider{own}, more...)...))
+}
+
+func (w *world) config(timeout time.Duration, now func() time.Time, providers ...usecase.Provider) usecase.Config {
+	return usecase.Config{
+		Providers:     providers,
 		TouchInterval: time.Minute, AuthTimeout: timeout,
 		Lifetimes: domain.Lifetimes{
 			Access: 15 * time.Minute, Refresh: 30 * 24 * time.Hour, Idle: 14 * 24 * time.Hour, Absolute: 90 * 24 * time.Hour,
 			Margin: 5 * time.Second, Ahead: 30 * time.Second,
 		},
 		Now: now, Random: rand.Reader, Log: slog.New(slog.NewTextHandler(w.log, nil)),
-	})
-	return b
+	}
 }
 
 func (w *world) client(auth *authapitest.Server, timeout time.Duration) *authapi.Client {

@@ -55,13 +55,15 @@ type Config struct {
 	IDTokenAnswer          string // id_token
 
 	Timeout  time.Duration    // of one call, from waiting for a connection to the answer's last byte: 10 s
-	MaxConns int              // connections at once, for sign-ins and for refreshes each: 32; a call beyond waits, within its timeout
+	MaxConns int              // connections at once, for sign-ins and for refreshes each: 40; a call beyond waits, within its timeout
 	Now      func() time.Time // time.Now; turns a Retry-After date into a duration
 }
 
 const (
-	defaultTimeout  = 10 * time.Second
-	defaultMaxConns = 32
+	defaultTimeout = 10 * time.Second
+	// defaultMaxConns are as many as usecase makes calls at once: 32 refreshes and 8
+	// revocations. So none of them waits here, where its timeout runs already.
+	defaultMaxConns = 40
 	dialTimeout     = 5 * time.Second
 
 	// idleTimeout stays below the five seconds after which uvicorn and Node.js

@@ -75,7 +75,7 @@ type Config struct {
 	PlainHTTP bool
 
 	Timeout  time.Duration    // of one call: 10 s
-	MaxConns int              // connections at once, for sign-ins and for refreshes each: 32
+	MaxConns int              // connections at once, for sign-ins and for refreshes each: 40
 	Now      func() time.Time // time.Now
 	Random   io.Reader        // crypto/rand
 }
@@ -91,8 +91,10 @@ type Claims struct {
 }
 
 const (
-	defaultTimeout  = 10 * time.Second
-	defaultMaxConns = 32
+	defaultTimeout = 10 * time.Second
+	// defaultMaxConns are as many as usecase makes calls at once: 32 refreshes and 8
+	// revocations. So none of them waits here, where its timeout runs already.
+	defaultMaxConns = 40
 
 	// skew is how far the provider's clock may be from ours.
 	skew = time.Minute
