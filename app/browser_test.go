@@ -14,7 +14,7 @@ func TestNewcomersDay(t *testing.T) {
 	t.Parallel()
 	path := chromium(t)
 	data := t.TempDir()
-	_, a := startDemo(t, data, "--access-token-lifetime=2s")
+	_, a := startDemo(t, data, "--access-token-lifetime=4s")
 
 	laptop := openBrowser(t, path, "laptop")
 	laptop.lands("/auth/login", chromedp.Navigate(a.URL))

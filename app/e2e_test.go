@@ -28,7 +28,7 @@ type whoami struct {
 func TestDemoKeepsPeopleSignedIn(t *testing.T) {
 	t.Parallel()
 	data := filepath.Join(t.TempDir(), "demo")
-	first, a := startDemo(t, data, "--access-token-lifetime=2s")
+	first, a := startDemo(t, data, "--access-token-lifetime=4s")
 
 	v := newVisitor(t)
 	v.signIn(a.URL, a.Email, a.Password)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,17 +91,24 @@ func TestThousandDevicesExpireTogether(t *testing.T) {
 	t.Parallel()
 	const (
 		devices, each = 1000, 5
-		takes         = 100 * time.Millisecond
+		// together have to be under way at once, or none of them is answered.
+		together = 20
 		// mostConns is infra/authapi's bound for refreshes, and again for sign-ins.
 		mostConns = 2 * 40
 	)
 	for name, address := range stores(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, address(t))
+			// What a store may take is not the question, and this one may be a double
+			// that shares two cores with 5,000 callers.
+			store := address(t)
+			if strings.HasPrefix(store, "mongodb") {
+				store += map[bool]string{true: "&", false: "?"}[strings.Contains(store, "?")] + "timeoutMS=60000"
+			}
+			w := newWorld(t, store)
 			at := w.replicas(1)[0]
 			tickets := at.expired(devices)
-			w.auth.Always(authapitest.RefreshPath, slow(takes))
+			w.auth.Always(authapitest.RefreshPath, inBatches(together))
 			begun := time.Now()
 			atOnce(devices*each, func(i int) { at.want(tickets[i%devices], http.StatusOK, "") })
 			took := time.Since(begun)
@@ -111,11 +119,30 @@ func TestThousandDevicesExpireTogether(t *testing.T) {
 			if n := w.wire.most(); n > mostConns {
 				t.Errorf("%d connections to the auth server at once, want %d at most", n, mostConns)
 			}
-			if peak := w.auth.Peak(authapitest.RefreshPath); peak < 16 || took > devices*takes/4 {
-				t.Errorf("%d at once, %v in all: they are done one after the other", peak, took)
-			}
 			t.Logf("%d refreshes in %v, %d at once over %d connections at most", devices, took, w.auth.Peak(authapitest.RefreshPath), w.wire.most())
 		})
+	}
+}
+
+// inBatches is an auth server that answers n calls at a time, when all of them
+// are there.
+func inBatches(n int) authapitest.Behaviour {
+	var mu sync.Mutex
+	arrived, complete := 0, make(chan struct{})
+	return func(w http.ResponseWriter, r *http.Request, work func() authapitest.Reply) {
+		p := work()
+		mu.Lock()
+		batch := complete
+		if arrived++; arrived%n == 0 {
+			close(complete)
+			complete = make(chan struct{})
+		}
+		mu.Unlock()
+		select {
+		case <-batch:
+			p.Send(w)
+		case <-r.Context().Done():
+		}
 	}
 }
 
@@ -125,8 +152,8 @@ func TestThousandDevicesExpireTogether(t *testing.T) {
 func TestNobodyWaitsUnderSteadyTraffic(t *testing.T) {
 	t.Parallel()
 	const (
-		life  = 3 * time.Second
-		lives = 4
+		life  = 12 * time.Second // leaves 1.8 s for a refresh behind a request
+		lives = 2
 	)
 	w := newWorld(t, sqlite(t))
 	at := w.replicas(1)[0]
@@ -148,7 +175,7 @@ func TestNobodyWaitsUnderSteadyTraffic(t *testing.T) {
 		t.Errorf("%v requests waited for a refresh", waited)
 	}
 	// One in each life less its last quarter, for the busy device alone.
-	if refreshes < lives-1 || refreshes > lives+2 {
+	if refreshes < lives || refreshes > lives+1 {
 		t.Errorf("%d refreshes in %d lives of a token", refreshes, lives)
 	}
 	w.noTheft()

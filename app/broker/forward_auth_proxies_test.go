@@ -227,7 +227,7 @@ func walkThroughAProxy(t *testing.T, proxy func(dir string, at addresses) *exec.
 	}
 
 	// The token expires, and is refreshed while the proxy asks.
-	s.auth.Set(func(o *authapitest.Options) { o.AccessLife = 300 * time.Millisecond })
+	s.auth.Set(func(o *authapitest.Options) { o.AccessLife = 1500 * time.Millisecond })
 	b.do("POST", "/auth/login", form, asForm, navigate, "Origin: "+origin).want(t, 303, "")
 	before := s.auth.Granted(authapitest.RefreshPath)
 	eventually(t, "two refreshes and a request after them", func() bool {
