@@ -152,7 +152,7 @@ func inBatches(n int) authapitest.Behaviour {
 func TestNobodyWaitsUnderSteadyTraffic(t *testing.T) {
 	t.Parallel()
 	const (
-		life  = 12 * time.Second // leaves 1.8 s for a refresh behind a request
+		life  = 8 * time.Second // leaves 1.2 s for a refresh behind a request
 		lives = 2
 	)
 	w := newWorld(t, sqlite(t))

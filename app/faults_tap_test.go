@@ -4,8 +4,6 @@ import (
 	"net"
 	"sync"
 	"testing"
-
-	"cloakroom/repo/redisstore/redistest"
 )
 
 // tap is a wire between the broker and a server. What passes is counted in
@@ -26,13 +24,13 @@ type tap struct {
 
 func newTap(t *testing.T, to string) *tap {
 	t.Helper()
-	w := &tap{t: t, to: to, address: redistest.FreeAddr(t), conns: map[net.Conn]bool{}}
+	w := &tap{t: t, to: to, address: "127.0.0.1:0", conns: map[net.Conn]bool{}}
 	w.listen()
 	t.Cleanup(w.refuse)
 	return w
 }
 
-// listen takes connections, again after refuse.
+// listen takes connections, again after refuse, at the same address.
 func (w *tap) listen() {
 	w.t.Helper()
 	l, err := net.Listen("tcp", w.address)
@@ -40,7 +38,7 @@ func (w *tap) listen() {
 		w.t.Fatal(err)
 	}
 	w.mu.Lock()
-	w.entry = l
+	w.entry, w.address = l, l.Addr().String()
 	w.mu.Unlock()
 	go func() {
 		for {
