@@ -34,7 +34,10 @@ func main() {
 }
 
 func run(in io.Reader, out io.Writer) error {
-	dir, err := os.MkdirTemp("", "ferretdb-*")
+	dir, err := os.MkdirTemp("/dev/shm", "ferretdb-*") // nothing here has to outlive the test
+	if err != nil {
+		dir, err = os.MkdirTemp("", "ferretdb-*")
+	}
 	if err != nil {
 		return err
 	}
