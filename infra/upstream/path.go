@@ -1,6 +1,9 @@
 package upstream
 
-import "strings"
+import (
+	"iter"
+	"strings"
+)
 
 // decodings is how often a path is percent-decoded while looking for what it
 // may hide. One decoding is the upstream's own and one is the careless second
@@ -102,6 +105,57 @@ func hasDotSegment[T ~string | ~[]byte](path T) bool {
 		}
 	}
 	return false
+}
+
+// readings yields what an upstream could take a safe path for beside what it
+// says: without the parameters of its segments, which servlets drop before they
+// look for what the path names, and decoded once or more. One that belongs to
+// another route than the path itself must not pass: /admin;x would reach what the
+// route of /admin guards by the one of everything else.
+func readings(path string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for range decodings + 1 {
+			if !yield(withoutParameters(path)) {
+				return
+			}
+			decoded := decode(path)
+			if decoded == path {
+				return
+			}
+			path = decoded
+		}
+	}
+}
+
+// withoutParameters takes from every segment of path what follows a semicolon,
+// and leaves out the segments that are empty then.
+func withoutParameters(path string) string {
+	var b strings.Builder
+	for segment := range strings.SplitSeq(path, "/") {
+		if name, _, _ := strings.Cut(segment, ";"); name != "" {
+			b.WriteByte('/')
+			b.WriteString(name)
+		}
+	}
+	if b.Len() == 0 {
+		return "/"
+	}
+	return b.String()
+}
+
+// decode percent-decodes path once; what encodes nothing stays.
+func decode(path string) string {
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		if c == '%' {
+			if d, ok := unescape(path[i:]); ok {
+				c, i = d, i+2
+			}
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
 }
 
 // hidesASCII reports whether path holds a dot, a slash or a backslash in the

@@ -245,6 +245,13 @@ func (t *Table) Resolve(host []byte, target string) (Destination, error) {
 	if e == nil {
 		return Destination{}, ErrNoRoute
 	}
+	if strings.IndexByte(path, ';') >= 0 || strings.IndexByte(path, '%') >= 0 {
+		for reading := range readings(path) {
+			if other, _ := t.match(host, reading); other != e {
+				return Destination{}, &Error{Kind: BadTarget}
+			}
+		}
+	}
 	out := target
 	if e.base != "" || e.strip && e.prefix != "/" {
 		if !e.strip {

@@ -40,7 +40,8 @@ func TestResolve(t *testing.T) {
 		"/apix":                          "http://web.test /apix",
 		"/ap":                            "http://web.test /ap",
 		"/API/x":                         "http://web.test /API/x",
-		"/api;v=1/x":                     "http://web.test /api;v=1/x",
+		"/x;v=1/api":                     "http://web.test /x;v=1/api",
+		"/api/x;v=1":                     "http://api.test:9000 /api/x;v=1",
 		"/api":                           "http://api.test:9000 /api",
 		"/api/":                          "http://api.test:9000 /api/",
 		"/api/x":                         "http://api.test:9000 /api/x",
@@ -182,6 +183,34 @@ func TestNewTableReportsEveryProblem(t *testing.T) {
 	_, err := NewTable([]Route{{Prefix: "x"}, {Prefix: "/a", Target: web}, {Prefix: "/a", Target: web}})
 	if err == nil || strings.Count(err.Error(), "route ") != 2 {
 		t.Errorf("two problems are reported as %v", err)
+	}
+}
+
+// A path must not reach by one route what another one guards at the same
+// upstream, because that reads it in another way.
+func TestR24_PathsThatCouldBeAnotherRoutes(t *testing.T) {
+	web := parseURL(t, "http://web.test")
+	table := newTable(t,
+		Route{Prefix: "/", Target: web},
+		Route{Prefix: "/api", Target: web},
+		Route{Prefix: "/api/admin", Target: web},
+		Route{Hosts: []string{"app.test"}, Prefix: "/own", Target: web},
+	)
+	for _, target := range []string{
+		"/api;", "/api;v=1/x", "/api%3b/x", "/api%3Bv/admin", "/api%253b/x", "/;/api", "/;x/api/y", "/%3b/api", "/own;x",
+		"/%2561pi", "/%252561pi/x", "/api%252fx", "/%252fapi", "/api/%2561dmin", "/api/admin;x/y", "/api;x%252fq/admin", "/api/;x/admin",
+	} {
+		d, err := table.Resolve([]byte("app.test"), target)
+		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != BadTarget {
+			t.Errorf("Resolve(%q) = %+v, %v", target, d, err)
+		}
+	}
+	for target, name := range map[string]string{
+		"/x;/api": "/", "/apix;v": "/", "/x%252fy": "/", "/;x": "/", "/x;api/admin": "/", "/api/x;/admin": "/api", "/api/%61dmin/x;y=%3b": "/api/admin", "/%25": "/",
+	} {
+		if d, err := table.Resolve([]byte("app.test"), target); err != nil || d.Name != name || d.Path != target {
+			t.Errorf("Resolve(%q) = %+v, %v, want %s", target, d, err, name)
+		}
 	}
 }
 
