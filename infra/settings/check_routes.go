@@ -186,8 +186,13 @@ func Overlaps(routes []Route) (list []Overlap) {
 			text += ", although that has the longer path: a host comes first"
 		}
 		open := openness(r) > openness(from)
-		if open {
+		switch {
+		case open:
 			text += fmt.Sprintf(", and asks for less: auth is %s there and %s here", from.AuthMode(), r.AuthMode())
+		case len(from.Roles) > 0 && len(r.Roles) == 0:
+			text, open = text+", and asks for less: a role is needed there and none here", true
+		case len(from.Scopes) > 0 && len(r.Scopes) == 0:
+			text, open = text+", and asks for less: a scope is needed there and none here", true
 		}
 		list = append(list, Overlap{text, open})
 	}

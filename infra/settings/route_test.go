@@ -212,6 +212,10 @@ func TestOverlaps(t *testing.T) {
   - {prefix: /apis, upstream: http://h}
   - {host: x.example, upstream: http://h}
   - {host: x.example, prefix: /open, upstream: http://h, auth: none}
+  - {host: y.example, prefix: /a, upstream: http://h, role: [admin], scope: [a]}
+  - {host: y.example, prefix: /a/b, upstream: http://h, scope: [b]}
+  - {host: y.example, prefix: /a/c, upstream: http://h, role: [analyst]}
+  - {host: y.example, prefix: /a/d, upstream: http://h, role: [analyst], scope: [d]}
 `, nil).load(t)
 	if problems != nil {
 		t.Fatal(problems)
@@ -226,6 +230,10 @@ func TestOverlaps(t *testing.T) {
 		"route /apis takes requests from / false",
 		"route x.example/ takes requests from /api/v2, although that has the longer path: a host comes first false",
 		"route x.example/open takes requests from x.example/, and asks for less: auth is required there and none here true",
+		"route y.example/a takes requests from / false",
+		"route y.example/a/b takes requests from y.example/a, and asks for less: a role is needed there and none here true",
+		"route y.example/a/c takes requests from y.example/a, and asks for less: a scope is needed there and none here true",
+		"route y.example/a/d takes requests from y.example/a false",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
