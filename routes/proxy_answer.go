@@ -47,12 +47,16 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 	case 0 < r.Length && r.Length <= smallAnswer:
 		return x.passWhole(c, r)
 	}
+	untilClose := r.Length < 0 && r.http10
+	if untilClose && !h.untilClose.add(x) {
+		return x.fail(c, errNoTunnel)
+	}
 	s := &stream{exchange: x, route: r.route, response: out, from: r.Body, trailer: r.Trailer, log: logLater(c)}
 	h.Metrics.StreamOpened()
 	switch {
 	case r.Length > 0:
 		out.SetBodyStream(s, int(r.Length))
-	case r.http10:
+	case untilClose:
 		s.untilClose(c.Context())
 	default:
 		s.announce(r.Trailers)
@@ -233,8 +237,12 @@ func cutBy(cause error) string {
 // send chunks regardless.
 func (s *stream) untilClose(fctx *fasthttp.RequestCtx) {
 	s.response.Header.SetConnectionClose()
+	end := func() {
+		_ = s.Close()
+		s.log.h.untilClose.remove(s.exchange)
+	}
 	s.hijack(fctx, func(client net.Conn) {
-		defer s.Close()
+		defer end()
 		_, err := client.Write(s.response.Header.Header())
 		if err == nil {
 			_, err = s.WriteTo(client)
@@ -242,7 +250,7 @@ func (s *stream) untilClose(fctx *fasthttp.RequestCtx) {
 		if err != nil && s.guard != nil {
 			s.guard.Break()
 		}
-	}, func(error) { _ = s.Close() })
+	}, func(error) { end() })
 }
 
 var _ fasthttp.BodyWriterTo = (*stream)(nil)

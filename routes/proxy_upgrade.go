@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"sync"
 	"sync/atomic"
 
 	"github.com/gofiber/fiber/v2"
@@ -15,10 +14,7 @@ import (
 	"cloakroom/infra/upstream"
 )
 
-// errStopping is why a tunnel is cut when the server stops.
-var errStopping = errors.New("the server stops")
-
-// errNoTunnel is the answer to who comes then.
+// errNoTunnel is the answer to who comes when the server stops.
 var errNoTunnel = &refusal{503, "stopping", "This server is about to stop; try again."}
 
 // upgradeOf is what a request asks to switch to, "" if nothing that may pass.
@@ -97,64 +93,6 @@ func (x *exchange) hijack(fctx *fasthttp.RequestCtx, serve func(net.Conn), never
 			serve(conn)
 		}
 	})
-}
-
-// tunnels are the exchanges that have switched protocols. fasthttp does not wait
-// for them when it shuts down. The zero value is ready.
-type tunnels struct {
-	mu   sync.Mutex
-	open map[*exchange]struct{}
-	over chan struct{} // nil until close; then closed when none is open any more
-}
-
-// add returns false if there are to be no more.
-func (t *tunnels) add(x *exchange) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.over != nil {
-		return false
-	}
-	if t.open == nil {
-		t.open = make(map[*exchange]struct{})
-	}
-	t.open[x] = struct{}{}
-	return true
-}
-
-func (t *tunnels) remove(x *exchange) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.open, x)
-	if t.over != nil && len(t.open) == 0 {
-		close(t.over)
-	}
-}
-
-// close cuts all that are open. The channel is closed when they are over.
-func (t *tunnels) close() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.over != nil {
-		return t.over
-	}
-	t.over = make(chan struct{})
-	if len(t.open) == 0 {
-		close(t.over)
-	}
-	for x := range t.open {
-		x.cut(errStopping)
-	}
-	return t.over
-}
-
-// CloseTunnels ends every WebSocket and the like, lets no more begin, and
-// returns when the last one is over or ctx ends. They have no end of their own
-// that could be waited for, and their clients connect anew.
-func (h *Handlers) CloseTunnels(ctx context.Context) {
-	select {
-	case <-h.tunnels.close():
-	case <-ctx.Done():
-	}
 }
 
 var _ tunnel.End = clientEnd{}

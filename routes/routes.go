@@ -57,14 +57,15 @@ type Handlers struct{ handlers }
 
 type handlers struct {
 	Config
-	broker   *usecase.Broker
-	pages    *web.Pages
-	table    atomic.Pointer[Table]
-	scopes   scopes
-	underway live
-	tunnels  tunnels
-	draining atomic.Bool
-	nonces   dpop.Nonces // of upstreams
+	broker     *usecase.Broker
+	pages      *web.Pages
+	table      atomic.Pointer[Table]
+	scopes     scopes
+	underway   live
+	tunnels    hijacked // that have switched protocols
+	untilClose hijacked // answers to HTTP/1.0 whose end is the connection's
+	draining   atomic.Bool
+	nonces     dpop.Nonces // of upstreams
 }
 
 // New returns the surface over a broker and the table of upstreams.

@@ -188,6 +188,7 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 	if err := <-stopped; err != nil {
 		log.WarnContext(ctx, "some requests were cut off", "error", err)
 	}
+	h.FinishAnswers(grace)
 	if err := stopCheck(grace); err != nil {
 		log.WarnContext(ctx, "some checks of forward-auth were cut off", "error", err)
 	}
