@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 )
 
 // call is one request to the auth server. Its fields are all Secrets, so that
@@ -67,7 +68,7 @@ func (c *Client) post(ctx context.Context, q call) (answer, error) {
 		op:     q.op,
 		status: resp.StatusCode,
 		header: resp.Header,
-		retry:  retryAfter(resp.Header.Get("Retry-After"), c.cfg.Now()),
+		retry:  authcall.RetryAfter(resp.Header.Get("Retry-After"), c.cfg.Now()),
 	}
 	if a.status < 200 {
 		return a, nil // 101: what follows is no body, and no timeout ends it
@@ -178,22 +179,6 @@ func life(raw json.RawMessage) time.Duration {
 		return 0
 	}
 	return time.Duration(min(seconds, longestLife.Seconds()) * float64(time.Second))
-}
-
-// longestRetry bounds what an auth server can make others wait.
-const longestRetry = 24 * time.Hour
-
-// retryAfter reads the header in both of its forms (RFC 9110, section 10.2.3).
-func retryAfter(value string, now time.Time) time.Duration {
-	value = strings.TrimSpace(value)
-	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(seconds, uint64(longestRetry/time.Second))) * time.Second
-	}
-	at, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	return min(max(at.Sub(now), 0), longestRetry)
 }
 
 // maxDetail is the length of the longest detail that is handed on, in

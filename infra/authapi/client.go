@@ -13,12 +13,12 @@ package authapi
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"time"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 )
 
 // Config says where the auth server is and which words it uses. A name that is
@@ -64,15 +64,7 @@ const (
 	// defaultMaxConns are as many as usecase makes calls at once: 32 refreshes and 8
 	// revocations. So none of them waits here, where its timeout runs already.
 	defaultMaxConns = 40
-	dialTimeout     = 5 * time.Second
-
-	// idleTimeout stays below the five seconds after which uvicorn and Node.js
-	// close an idle connection by default. A request that crosses such a close
-	// on the wire fails without anyone knowing whether the token has rotated.
-	idleTimeout = 3 * time.Second
-
 	maxAnswer       = 1 << 20
-	maxAnswerHeader = 64 << 10
 )
 
 // Client asks one auth server. It is safe for concurrent use.
@@ -116,27 +108,7 @@ func New(cfg Config) *Client {
 		cfg.Now = time.Now
 	}
 
-	return &Client{cfg: cfg, people: newTransport(cfg.MaxConns), tokens: newTransport(cfg.MaxConns)}
-}
-
-// newTransport bounds the calls at once by its connections. It speaks HTTP/1.1
-// alone, for that reason and so that nothing is sent twice: it repeats a POST
-// only if not a byte of it was written. No proxy is taken from the environment,
-// because tokens and passwords would go through it unasked.
-func newTransport(conns int) *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	return &http.Transport{
-		Protocols:              protocols,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
-		TLSHandshakeTimeout:    dialTimeout,
-		DisableCompression:     true,
-		MaxConnsPerHost:        conns,
-		MaxIdleConns:           conns,
-		MaxIdleConnsPerHost:    conns,
-		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: maxAnswerHeader,
-	}
+	return &Client{cfg: cfg, people: authcall.NewTransport(cfg.MaxConns), tokens: authcall.NewTransport(cfg.MaxConns)}
 }
 
 // Close closes the connections that are idle. Calls that are under way go on.

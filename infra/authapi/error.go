@@ -2,15 +2,12 @@ package authapi
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"strings"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 )
 
 // Kind says what went wrong in a word that a metric can have as a label.
@@ -21,7 +18,7 @@ const (
 	ClientError  Kind = "client_error"         // the broker is refused, or asks at the wrong place
 	BrokenAnswer Kind = domain.WhyBrokenAnswer // success was answered, but not in this protocol
 	Timeout      Kind = domain.WhyTimeout      // no whole answer in time
-	Canceled     Kind = "canceled"             // the caller gave up: this says nothing about the auth server
+	Canceled     Kind = authcall.Canceled      // the caller gave up: this says nothing about the auth server
 	Network      Kind = domain.WhyNetwork      // no connection, or it broke
 	Throttled    Kind = domain.WhyThrottled    // asked too often or too early
 	Upstream5xx  Kind = domain.WhyUpstream5xx
@@ -195,41 +192,9 @@ func (a answer) failure(kind Kind, what string, outcome error) error {
 	return &Error{Kind: kind, Status: a.status, op: a.op, what: said, outcome: outcome}
 }
 
-// unreachable judges an error of the transport. Of its text only what the
-// network and TLS say is kept: errors of the HTTP parser quote the answer,
-// which may repeat what was sent.
+// unreachable is a call that brought no answer.
 func unreachable(ctx context.Context, op string, err error) error {
-	e := &Error{Kind: Network, op: op, what: "the connection broke or carries no HTTP", outcome: domain.ErrAuthUnavailable}
-	var (
-		network   *net.OpError
-		timed     net.Error
-		untrusted *tls.CertificateVerificationError
-	)
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		e.Kind, e.what, e.cause = Canceled, "the caller gave up", context.Canceled
-	case ctx.Err() != nil:
-		e.Kind, e.what, e.cause = Timeout, "no answer in time", context.DeadlineExceeded
-	case errors.As(err, &timed) && timed.Timeout():
-		e.Kind, e.what = Timeout, "no connection in time"
-	case errors.As(err, &network):
-		e.what = network.Error()
-	case errors.As(err, &untrusted):
-		e.what = untrusted.Error()
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		e.what = "the connection ended before the answer did"
-	case errors.Is(err, http.ErrSchemeMismatch):
-		e.what = "it speaks HTTP where the URL says HTTPS"
-	}
-	return &domain.Unavailable{Err: e, Why: string(e.Kind), Lost: !neverSent(err)}
-}
-
-// neverSent reports whether a call has failed before there was a connection to
-// send it on.
-func neverSent(err error) bool {
-	var (
-		op        *net.OpError
-		untrusted *tls.CertificateVerificationError
-	)
-	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &untrusted) || errors.Is(err, http.ErrSchemeMismatch)
+	f := authcall.Judge(ctx, err)
+	e := &Error{Kind: Kind(f.Why), op: op, what: f.What, cause: f.Cause, outcome: domain.ErrAuthUnavailable}
+	return &domain.Unavailable{Err: e, Why: f.Why, Lost: f.Lost}
 }

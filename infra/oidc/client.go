@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -25,36 +24,9 @@ import (
 )
 
 const (
-	dialTimeout = 5 * time.Second
-	// idleTimeout stays below the five seconds after which Node.js and others
-	// close an idle connection by default. A request that crosses such a close
-	// on the wire fails without anyone knowing whether the token has rotated.
-	idleTimeout     = 3 * time.Second
-	maxAnswerHeader = 64 << 10
-
 	// assertionLife is how long a client assertion is good for.
 	assertionLife = time.Minute
 )
-
-// newTransport bounds the calls at once by its connections. It speaks HTTP/1.1
-// alone, for that reason and so that nothing is sent twice: it repeats a POST
-// only if not a byte of it was written. No proxy is taken from the environment,
-// because tokens and secrets would go through it unasked.
-func newTransport(conns int) *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	return &http.Transport{
-		Protocols:              protocols,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
-		TLSHandshakeTimeout:    dialTimeout,
-		DisableCompression:     true,
-		MaxConnsPerHost:        conns,
-		MaxIdleConns:           conns,
-		MaxIdleConnsPerHost:    conns,
-		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: maxAnswerHeader,
-	}
-}
 
 // newClient returns a client that follows no redirect: one of them would carry
 // a code, a secret or a token to wherever it points.

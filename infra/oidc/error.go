@@ -2,20 +2,16 @@ package oidc
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 	"cloakroom/infra/dpop"
 )
 
@@ -28,7 +24,7 @@ const (
 	ClientError    Kind = "client_error"         // the broker is refused, or asks at the wrong place
 	BrokenAnswer   Kind = domain.WhyBrokenAnswer // success was answered, but not in this protocol
 	Timeout        Kind = domain.WhyTimeout      // no whole answer in time
-	Canceled       Kind = "canceled"             // the caller gave up: this says nothing about the provider
+	Canceled       Kind = authcall.Canceled      // the caller gave up: this says nothing about the provider
 	Network        Kind = domain.WhyNetwork      // no connection, or it broke
 	Throttled      Kind = domain.WhyThrottled    // asked too often or too early
 	Upstream5xx    Kind = domain.WhyUpstream5xx  //
@@ -112,7 +108,7 @@ func (p *Provider) answered(op string, status int, header http.Header, code stri
 	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests,
 		code == "temporarily_unavailable", code == "server_error":
 		e.Kind, e.outcome = kindOf(status), domain.ErrAuthUnavailable
-		return &domain.Unavailable{Err: e, Retry: retryAfter(header.Get("Retry-After"), p.cfg.Now()), Why: string(e.Kind)}
+		return &domain.Unavailable{Err: e, Retry: authcall.RetryAfter(header.Get("Retry-After"), p.cfg.Now()), Why: string(e.Kind)}
 	case status < 300 && code == "":
 		return lost(op, BrokenAnswer, e.what+" without usable tokens")
 	case status >= 300 && status < 400:
@@ -149,57 +145,9 @@ var printable = map[string]bool{
 	"invalid_dpop_proof": true, "use_dpop_nonce": true,
 }
 
-// unreachable judges an error of the transport. Of its text only what the
-// network and TLS say is kept: errors of the HTTP parser quote the answer,
-// which may repeat what was sent.
+// unreachable is a call that brought no answer.
 func unreachable(ctx context.Context, op string, err error) error {
-	e := &Error{Kind: Network, op: op, what: "the connection broke or carries no HTTP", outcome: domain.ErrAuthUnavailable}
-	var (
-		network   *net.OpError
-		timed     net.Error
-		untrusted *tls.CertificateVerificationError
-	)
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		e.Kind, e.what, e.cause = Canceled, "the caller gave up", context.Canceled
-	case ctx.Err() != nil:
-		e.Kind, e.what, e.cause = Timeout, "no answer in time", context.DeadlineExceeded
-	case errors.As(err, &network) && !network.Timeout():
-		e.what = network.Error()
-	case errors.As(err, &timed) && timed.Timeout():
-		e.Kind, e.what = Timeout, "no connection in time"
-	case errors.As(err, &untrusted):
-		e.what = untrusted.Error()
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		e.what = "the connection ended before the answer did"
-	case errors.Is(err, http.ErrSchemeMismatch):
-		e.what = "it speaks HTTP where the URL says HTTPS"
-	}
-	return &domain.Unavailable{Err: e, Why: string(e.Kind), Lost: !neverSent(err)}
-}
-
-// neverSent reports whether a call has failed before there was a connection to
-// send it on.
-func neverSent(err error) bool {
-	var (
-		op        *net.OpError
-		untrusted *tls.CertificateVerificationError
-	)
-	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &untrusted) || errors.Is(err, http.ErrSchemeMismatch)
-}
-
-// longestRetry bounds what a provider can make others wait.
-const longestRetry = 24 * time.Hour
-
-// retryAfter reads the header in both of its forms (RFC 9110, section 10.2.3).
-func retryAfter(value string, now time.Time) time.Duration {
-	value = strings.TrimSpace(value)
-	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(seconds, uint64(longestRetry/time.Second))) * time.Second
-	}
-	at, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	return min(max(at.Sub(now), 0), longestRetry)
+	f := authcall.Judge(ctx, err)
+	e := &Error{Kind: Kind(f.Why), op: op, what: f.What, cause: f.Cause, outcome: domain.ErrAuthUnavailable}
+	return &domain.Unavailable{Err: e, Why: f.Why, Lost: f.Lost}
 }

@@ -32,6 +32,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 	"cloakroom/infra/dpop"
 )
 
@@ -148,7 +149,7 @@ func New(c Config) (*Provider, error) {
 		return nil, fmt.Errorf("provider %s: %w", c.Name, err)
 	}
 
-	p.people, p.tokens = newTransport(c.MaxConns), newTransport(c.MaxConns)
+	p.people, p.tokens = authcall.NewTransport(c.MaxConns), authcall.NewTransport(c.MaxConns)
 	nonces := new(dpop.Nonces)
 	proving := func(base http.RoundTripper) http.RoundTripper {
 		return &dpop.Transport{Base: base, Nonces: nonces, Now: c.Now, Random: c.Random}
