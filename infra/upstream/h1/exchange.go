@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cloakroom/infra/upstream"
@@ -24,12 +25,13 @@ type exchange struct {
 	body   io.Reader // what send sends
 	wrote  bool      // the system has taken some of the request
 
+	closed atomic.Bool
+
 	mu    sync.Mutex // of the reading
 	in    reader
 	head  head
-	rest  body  // of the answer
-	err   error // that reading has ended with, sticky
-	over  bool
+	rest  body               // of the answer
+	err   error              // that reading has ended with, sticky
 	space [16]upstream.Field // for head.fields, which rarely needs more
 	out   upstream.Response
 }
@@ -152,23 +154,24 @@ func (x *exchange) Read(p []byte) (int, error) {
 
 // Close ends the exchange. The connection goes back to the pool if the whole
 // request was sent and the whole answer was read, and nothing else: what would
-// be left of either would become part of the next exchange.
+// be left of either would become part of the next exchange. Only the first call
+// does anything: by the second the connection may be another exchange's.
 func (x *exchange) Close() error {
+	if !x.closed.CompareAndSwap(false, true) {
+		return nil
+	}
 	interrupted := !x.mu.TryLock()
 	if interrupted {
 		x.c.Close() // wakes up who reads
 		x.mu.Lock()
 	}
 	defer x.mu.Unlock()
-	if x.over {
-		return nil
-	}
 	reusable := !interrupted && (x.err == nil || x.err == io.EOF) && x.rest.ended && x.rest.reusable && x.in.buffered() == 0
 	if x.send != nil {
 		reusable = x.send.finish(reusable)
 	}
 	reusable = x.forget() && reusable
-	x.over, x.err = true, errOver
+	x.err = errOver
 	x.in.free()
 	if reusable {
 		x.e.pool.put(x.c)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -437,4 +438,32 @@ func openFiles(t *testing.T) int {
 		return 0 // not Linux
 	}
 	return len(list)
+}
+
+// TestClosingTwiceTakesNobodysConnection closes an answer once more while the first
+// call, which has given the connection back, is about to return.
+func TestClosingTwiceTakesNobodysConnection(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(s.Close)
+	e := open(t, Config{})
+	post := func() *exchange {
+		resp, err := e.Do(t.Context(), &upstream.Request{Method: "POST", Target: parse(s.URL), Path: "/"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Body.(*exchange)
+	}
+	x := post()
+	x.Close()
+	x.mu.Lock()
+	go func() {
+		defer x.mu.Unlock()
+		next := post()
+		if next.c != x.c {
+			t.Error("the connection was not used again; the test looks at the wrong place")
+		}
+		next.Close()
+	}()
+	x.Close()
+	x.mu.Lock() // the other request is done
 }
