@@ -50,7 +50,7 @@ func (c *Client) post(ctx context.Context, q call) (answer, error) {
 	req, err := c.request(ctx, q)
 	if err != nil {
 		// Nothing of what a person sends goes into method or URL.
-		return answer{}, &Error{Kind: ClientError, op: q.op, what: "no request can be made of the settings", outcome: domain.ErrAuthMisconfigured}
+		return answer{}, &authcall.Error{Kind: authcall.ClientError, Op: q.op, What: "no request can be made of the settings", Outcome: domain.ErrAuthMisconfigured}
 	}
 	// RoundTrip and not Client.Do, which would follow redirects: one of them
 	// would carry a password to wherever it points.
@@ -60,7 +60,7 @@ func (c *Client) post(ctx context.Context, q call) (answer, error) {
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return answer{}, unreachable(ctx, q.op, err)
+		return answer{}, authcall.Unreachable(ctx, q.op, err)
 	}
 	defer resp.Body.Close()
 
@@ -75,7 +75,7 @@ func (c *Client) post(ctx context.Context, q call) (answer, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return answer{}, unreachable(ctx, q.op, err)
+		return answer{}, authcall.Unreachable(ctx, q.op, err)
 	}
 	a.empty = len(body) == 0
 	if len(body) <= maxAnswer && json.Unmarshal(body, &a.fields) != nil {

@@ -135,7 +135,7 @@ func (c *Client) Register(ctx context.Context, r domain.Credentials) error {
 	case a.fields == nil && !a.empty:
 		// A page where an answer should be: this is a web site's catch-all, and
 		// no account was made.
-		return a.misconfigured(BrokenAnswer, "without JSON")
+		return a.misconfigured(authcall.BrokenAnswer, "without JSON")
 	}
 	return nil
 }
@@ -145,7 +145,7 @@ func (c *Client) Register(ctx context.Context, r domain.Credentials) error {
 // domain.ErrAuthMisconfigured if it does not take the broker or does not
 // speak this protocol, and with *domain.Unavailable, which wraps
 // domain.ErrAuthUnavailable, if it could not be asked. The last two are also
-// an *Error.
+// an *authcall.Error.
 func (c *Client) SignIn(ctx context.Context, r domain.Credentials) (domain.Identity, domain.Grant, error) {
 	a, err := c.post(ctx, call{
 		op: "sign-in", path: c.cfg.LoginPath, form: c.cfg.Form || c.cfg.LoginForm,
@@ -159,7 +159,7 @@ func (c *Client) SignIn(ctx context.Context, r domain.Credentials) (domain.Ident
 	}
 	grant, ok := c.grant(a)
 	if !ok {
-		return domain.Identity{}, domain.Grant{}, a.misconfigured(BrokenAnswer, "without usable tokens")
+		return domain.Identity{}, domain.Grant{}, a.misconfigured(authcall.BrokenAnswer, "without usable tokens")
 	}
 	return identity(grant.Access, r.Email, c.cfg.TrustEmail), grant, nil
 }
@@ -184,11 +184,11 @@ func (c *Client) Exchange(ctx context.Context, idToken domain.Secret, ip string)
 	}
 	grant, ok := c.grant(a)
 	if !ok {
-		return domain.Identity{}, domain.Grant{}, a.misconfigured(BrokenAnswer, "without usable tokens")
+		return domain.Identity{}, domain.Grant{}, a.misconfigured(authcall.BrokenAnswer, "without usable tokens")
 	}
 	who := identity(grant.Access, "", false)
 	if who.Subject == "" {
-		return domain.Identity{}, domain.Grant{}, a.misconfigured(BrokenAnswer, "with an access token that does not say whose it is")
+		return domain.Identity{}, domain.Grant{}, a.misconfigured(authcall.BrokenAnswer, "with an access token that does not say whose it is")
 	}
 	return who, grant, nil
 }
@@ -198,7 +198,7 @@ func (c *Client) Exchange(ctx context.Context, idToken domain.Secret, ip string)
 // if it does not take the broker, and with *domain.Unavailable in all other
 // cases, an answer that cannot be read among them: the token may have rotated
 // by then, and a retry inside the auth server's reuse window brings the
-// successor. All three are also an *Error.
+// successor. All three are also an *authcall.Error.
 func (c *Client) Refresh(ctx context.Context, r domain.Renewal) (domain.Grant, error) {
 	a, err := c.post(ctx, call{
 		op: "refresh", path: c.cfg.RefreshPath, form: c.cfg.Form,
@@ -212,7 +212,7 @@ func (c *Client) Refresh(ctx context.Context, r domain.Renewal) (domain.Grant, e
 	}
 	grant, ok := c.grant(a)
 	if !ok {
-		return domain.Grant{}, a.unavailable(BrokenAnswer, "without usable tokens")
+		return domain.Grant{}, a.unavailable(authcall.BrokenAnswer, "without usable tokens")
 	}
 	return grant, nil
 }

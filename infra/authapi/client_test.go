@@ -18,6 +18,7 @@ import (
 	"cloakroom/domain"
 	"cloakroom/infra/authapi"
 	"cloakroom/infra/authapi/authapitest"
+	"cloakroom/infra/authcall"
 )
 
 const (
@@ -283,7 +284,7 @@ func TestTimeoutIsOfTheWholeCall(t *testing.T) {
 
 func wantTimeout(t *testing.T, err error) {
 	t.Helper()
-	wantUnavailable(t, err, authapi.Timeout, 0)
+	wantUnavailable(t, err, authcall.Timeout, 0)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v is not context.DeadlineExceeded", err)
 	}
@@ -301,7 +302,7 @@ func TestCallerWhoLeaves(t *testing.T) {
 		cancel()
 	}()
 	_, err := c.Refresh(ctx, domain.Renewal{Refresh: domain.NewSecret("r")})
-	wantUnavailable(t, err, authapi.Canceled, 0)
+	wantUnavailable(t, err, authcall.Canceled, 0)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v is not context.Canceled", err)
 	}
@@ -320,7 +321,7 @@ func TestNothingIsSentTwice(t *testing.T) {
 	token := signIn(t, c).Refresh // the connection is in the pool now
 	s.Next(authapitest.RefreshPath, authapitest.Lost)
 	_, err := c.Refresh(t.Context(), domain.Renewal{Refresh: token})
-	wantUnavailable(t, err, authapi.Network, 0)
+	wantUnavailable(t, err, authcall.Network, 0)
 	if n := len(s.Requests(authapitest.RefreshPath)); n != 1 {
 		t.Errorf("%d requests, want 1", n)
 	}

@@ -1,7 +1,6 @@
 package authapi
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -9,43 +8,6 @@ import (
 	"cloakroom/domain"
 	"cloakroom/infra/authcall"
 )
-
-// Kind says what went wrong in a word that a metric can have as a label.
-type Kind string
-
-const (
-	InvalidGrant Kind = "invalid_grant"        // the token is refused for good
-	ClientError  Kind = "client_error"         // the broker is refused, or asks at the wrong place
-	BrokenAnswer Kind = domain.WhyBrokenAnswer // success was answered, but not in this protocol
-	Timeout      Kind = domain.WhyTimeout      // no whole answer in time
-	Canceled     Kind = authcall.Canceled      // the caller gave up: this says nothing about the auth server
-	Network      Kind = domain.WhyNetwork      // no connection, or it broke
-	Throttled    Kind = domain.WhyThrottled    // asked too often or too early
-	Upstream5xx  Kind = domain.WhyUpstream5xx
-)
-
-// Error is a failure of the auth server or of the way to it. It unwraps to the
-// outcome that callers act on, and to the context's error if that was the
-// cause. Its text holds nothing that was sent or answered but the status and,
-// if it is one that the RFCs name, the error code.
-type Error struct {
-	Kind   Kind
-	Status int // that was answered; 0 if there was no whole answer
-
-	op, what string
-	outcome  error
-	cause    error // may be nil
-}
-
-func (e *Error) Error() string { return e.op + ": " + e.outcome.Error() + ": " + e.what }
-
-// Unwrap gives the outcome and the cause.
-func (e *Error) Unwrap() []error {
-	if e.cause == nil {
-		return []error{e.outcome}
-	}
-	return []error{e.outcome, e.cause}
-}
 
 // The table of outcomes. It goes by the status and the error field alone (RFC
 // 6749, section 5.2), never by words in a text:
@@ -75,7 +37,7 @@ func (a answer) credentialsRefused() error {
 	detail := a.detail()
 	switch {
 	case brokersFault[a.code()], a.status == http.StatusNotFound && detail == "":
-		return a.misconfigured(ClientError, "")
+		return a.misconfigured(authcall.ClientError, "")
 	}
 	return &domain.Refused{Status: a.status, Detail: detail, Retry: a.retry}
 }
@@ -87,11 +49,11 @@ func (a answer) tokenRefused() error {
 	}
 	switch {
 	case a.status == http.StatusTooManyRequests:
-		return a.unavailable(Throttled, "")
+		return a.unavailable(authcall.Throttled, "")
 	case a.invalidGrant():
-		return a.failure(InvalidGrant, "", domain.ErrInvalidGrant)
+		return a.failure(authcall.InvalidGrant, "", domain.ErrInvalidGrant)
 	}
-	return a.misconfigured(ClientError, "")
+	return a.misconfigured(authcall.ClientError, "")
 }
 
 // notAboutThem returns the failures that have nothing to do with whose
@@ -99,17 +61,17 @@ func (a answer) tokenRefused() error {
 func (a answer) notAboutThem() error {
 	switch a.status {
 	case http.StatusRequestTimeout:
-		return a.unavailable(Timeout, "")
+		return a.unavailable(authcall.Timeout, "")
 	case http.StatusTooEarly:
-		return a.unavailable(Throttled, "")
+		return a.unavailable(authcall.Throttled, "")
 	case http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType:
-		return a.misconfigured(ClientError, "")
+		return a.misconfigured(authcall.ClientError, "")
 	}
 	switch {
 	case a.status >= 500:
-		return a.unavailable(Upstream5xx, "")
+		return a.unavailable(authcall.Upstream5xx, "")
 	case a.status < 400:
-		return a.misconfigured(ClientError, "")
+		return a.misconfigured(authcall.ClientError, "")
 	}
 	return nil
 }
@@ -173,15 +135,15 @@ var printable = map[string]bool{
 	"unsupported_token_type": true,
 }
 
-func (a answer) misconfigured(kind Kind, what string) error {
+func (a answer) misconfigured(kind authcall.Kind, what string) error {
 	return a.failure(kind, what, domain.ErrAuthMisconfigured)
 }
 
-func (a answer) unavailable(kind Kind, what string) error {
-	return &domain.Unavailable{Err: a.failure(kind, what, domain.ErrAuthUnavailable), Retry: a.retry, Why: string(kind), Lost: kind == BrokenAnswer}
+func (a answer) unavailable(kind authcall.Kind, what string) error {
+	return &domain.Unavailable{Err: a.failure(kind, what, domain.ErrAuthUnavailable), Retry: a.retry, Why: string(kind), Lost: kind == authcall.BrokenAnswer}
 }
 
-func (a answer) failure(kind Kind, what string, outcome error) error {
+func (a answer) failure(kind authcall.Kind, what string, outcome error) error {
 	said := fmt.Sprintf("answered %d", a.status)
 	if code := a.code(); printable[code] {
 		said += " " + code
@@ -189,12 +151,5 @@ func (a answer) failure(kind Kind, what string, outcome error) error {
 	if what != "" {
 		said += " " + what
 	}
-	return &Error{Kind: kind, Status: a.status, op: a.op, what: said, outcome: outcome}
-}
-
-// unreachable is a call that brought no answer.
-func unreachable(ctx context.Context, op string, err error) error {
-	f := authcall.Judge(ctx, err)
-	e := &Error{Kind: Kind(f.Why), op: op, what: f.What, cause: f.Cause, outcome: domain.ErrAuthUnavailable}
-	return &domain.Unavailable{Err: e, Why: f.Why, Lost: f.Lost}
+	return &authcall.Error{Kind: kind, Status: a.status, Op: a.op, What: said, Outcome: outcome}
 }

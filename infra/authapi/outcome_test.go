@@ -13,11 +13,11 @@ import (
 	"time"
 
 	"cloakroom/domain"
-	"cloakroom/infra/authapi"
 	"cloakroom/infra/authapi/authapitest"
+	"cloakroom/infra/authcall"
 )
 
-func wantUnavailable(t *testing.T, err error, kind authapi.Kind, retry time.Duration) {
+func wantUnavailable(t *testing.T, err error, kind authcall.Kind, retry time.Duration) {
 	t.Helper()
 	var u *domain.Unavailable
 	if !errors.As(err, &u) || !errors.Is(err, domain.ErrAuthUnavailable) || errors.Is(err, domain.ErrInvalidGrant) {
@@ -30,15 +30,15 @@ func wantUnavailable(t *testing.T, err error, kind authapi.Kind, retry time.Dura
 	wantKind(t, err, kind)
 }
 
-func wantKind(t *testing.T, err error, kind authapi.Kind) {
+func wantKind(t *testing.T, err error, kind authcall.Kind) {
 	t.Helper()
-	var e *authapi.Error
+	var e *authcall.Error
 	if !errors.As(err, &e) || e.Kind != kind {
 		t.Errorf("%v is not an Error of kind %s", err, kind)
 	}
 }
 
-func wantOutcome(t *testing.T, err, outcome error, kind authapi.Kind) {
+func wantOutcome(t *testing.T, err, outcome error, kind authcall.Kind) {
 	t.Helper()
 	for _, other := range []error{domain.ErrInvalidGrant, domain.ErrAuthMisconfigured, domain.ErrAuthUnavailable} {
 		if errors.Is(err, other) != (other == outcome) {
@@ -119,8 +119,8 @@ func TestCredentialsToAMisconfiguredServer(t *testing.T) {
 			s.Always(authapitest.RegisterPath, answer)
 			c := newClient(t, s.URL)
 			_, _, err := c.SignIn(t.Context(), person)
-			wantOutcome(t, err, domain.ErrAuthMisconfigured, authapi.ClientError)
-			wantOutcome(t, c.Register(t.Context(), person), domain.ErrAuthMisconfigured, authapi.ClientError)
+			wantOutcome(t, err, domain.ErrAuthMisconfigured, authcall.ClientError)
+			wantOutcome(t, c.Register(t.Context(), person), domain.ErrAuthMisconfigured, authcall.ClientError)
 			if n := len(s.Requests(authapitest.LoginPath)); n != 1 {
 				t.Errorf("%d requests, want 1", n)
 			}
@@ -162,9 +162,9 @@ func TestBrokenAnswers(t *testing.T) {
 			s.Always(authapitest.RefreshPath, answer)
 			c := newClient(t, s.URL)
 			_, _, err := c.SignIn(t.Context(), person)
-			wantOutcome(t, err, domain.ErrAuthMisconfigured, authapi.BrokenAnswer)
+			wantOutcome(t, err, domain.ErrAuthMisconfigured, authcall.BrokenAnswer)
 			_, err = c.Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
-			wantUnavailable(t, err, authapi.BrokenAnswer, 0)
+			wantUnavailable(t, err, authcall.BrokenAnswer, 0)
 		})
 	}
 }
@@ -178,7 +178,7 @@ func TestRegisterTakesAnySuccessButAPage(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	wantOutcome(t, c.Register(t.Context(), person), domain.ErrAuthMisconfigured, authapi.BrokenAnswer)
+	wantOutcome(t, c.Register(t.Context(), person), domain.ErrAuthMisconfigured, authcall.BrokenAnswer)
 }
 
 func TestTokenRefused(t *testing.T) {
@@ -217,9 +217,9 @@ func TestTokenRefused(t *testing.T) {
 		"switching protocols":        {hijacked("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), ours},
 	} {
 		t.Run(name, func(t *testing.T) {
-			kind := authapi.ClientError
+			kind := authcall.ClientError
 			if tc.want == final {
-				kind = authapi.InvalidGrant
+				kind = authcall.InvalidGrant
 			}
 			s := newServer(t)
 			s.Always(authapitest.RefreshPath, tc.answer)
@@ -252,21 +252,21 @@ func hijacked(text string) authapitest.Behaviour {
 func TestWhatPasses(t *testing.T) {
 	for name, tc := range map[string]struct {
 		answer authapitest.Behaviour
-		kind   authapi.Kind
+		kind   authcall.Kind
 		retry  time.Duration
 	}{
-		"500":                  {authapitest.Answer(500, page), authapi.Upstream5xx, 0},
-		"502 of a gateway":     {authapitest.Answer(502, page), authapi.Upstream5xx, 0},
-		"503":                  {authapitest.Unavailable("7"), authapi.Upstream5xx, 7 * time.Second},
-		"503 to date":          {authapitest.Unavailable(noon.Add(time.Minute).Format(http.TimeFormat)), authapi.Upstream5xx, time.Minute},
-		"500 invalid_grant":    {authapitest.Answer(500, `{"error":"invalid_grant"}`), authapi.Upstream5xx, 0},
-		"408":                  {authapitest.Answer(408, "", "Retry-After", "1"), authapi.Timeout, time.Second},
-		"425":                  {authapitest.Answer(425, ""), authapi.Throttled, 0},
-		"cut":                  {authapitest.Cut, authapi.Network, 0},
-		"answer lost":          {authapitest.Lost, authapi.Network, 0},
-		"half an answer":       {authapitest.Half, authapi.Network, 0},
-		"no HTTP":              {hijacked("SSH-2.0-OpenSSH_9.2\r\n"), authapi.Network, 0},
-		"header without limit": {hijacked("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 100<<10)), authapi.Network, 0},
+		"500":                  {authapitest.Answer(500, page), authcall.Upstream5xx, 0},
+		"502 of a gateway":     {authapitest.Answer(502, page), authcall.Upstream5xx, 0},
+		"503":                  {authapitest.Unavailable("7"), authcall.Upstream5xx, 7 * time.Second},
+		"503 to date":          {authapitest.Unavailable(noon.Add(time.Minute).Format(http.TimeFormat)), authcall.Upstream5xx, time.Minute},
+		"500 invalid_grant":    {authapitest.Answer(500, `{"error":"invalid_grant"}`), authcall.Upstream5xx, 0},
+		"408":                  {authapitest.Answer(408, "", "Retry-After", "1"), authcall.Timeout, time.Second},
+		"425":                  {authapitest.Answer(425, ""), authcall.Throttled, 0},
+		"cut":                  {authapitest.Cut, authcall.Network, 0},
+		"answer lost":          {authapitest.Lost, authcall.Network, 0},
+		"half an answer":       {authapitest.Half, authcall.Network, 0},
+		"no HTTP":              {hijacked("SSH-2.0-OpenSSH_9.2\r\n"), authcall.Network, 0},
+		"header without limit": {hijacked("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 100<<10)), authcall.Network, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
@@ -289,7 +289,7 @@ func TestThrottledRefreshPasses(t *testing.T) {
 	s := newServer(t)
 	s.Always(authapitest.RefreshPath, authapitest.TooMany("5"))
 	_, err := newClient(t, s.URL).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
-	wantUnavailable(t, err, authapi.Throttled, 5*time.Second)
+	wantUnavailable(t, err, authcall.Throttled, 5*time.Second)
 }
 
 func TestNoConnection(t *testing.T) {
@@ -308,7 +308,7 @@ func TestNoConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := newClient(t, base).Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("r")})
-			wantUnavailable(t, err, authapi.Network, 0)
+			wantUnavailable(t, err, authcall.Network, 0)
 		})
 	}
 }
@@ -367,7 +367,7 @@ func TestErrorSaysWhatWasAskedAndAnswered(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
 	}
-	var e *authapi.Error
+	var e *authcall.Error
 	if errors.As(err, &e); e.Status != 400 {
 		t.Errorf("status %d, want 400", e.Status)
 	}

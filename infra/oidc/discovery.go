@@ -13,6 +13,7 @@ import (
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 )
 
 // maxDocument is the size of the longest answer that is read, in bytes.
@@ -46,7 +47,7 @@ func (p *Provider) discover(ctx context.Context) (*metadata, error) {
 	}
 	m := &metadata{provider: found}
 	if err := found.Claims(m); err != nil {
-		return nil, p.noted(misconfigured(op, BrokenAnswer, "the document cannot be read"))
+		return nil, p.noted(misconfigured(op, authcall.BrokenAnswer, "the document cannot be read"))
 	}
 	for _, endpoint := range []struct {
 		name, url string
@@ -63,7 +64,7 @@ func (p *Provider) discover(ctx context.Context) (*metadata, error) {
 			continue
 		}
 		if err := checkURL(endpoint.url, p.cfg.PlainHTTP); err != nil {
-			return nil, p.noted(misconfigured(op, BrokenAnswer, fmt.Sprintf("its %s %v", endpoint.name, err)))
+			return nil, p.noted(misconfigured(op, authcall.BrokenAnswer, fmt.Sprintf("its %s %v", endpoint.name, err)))
 		}
 	}
 	return m, p.noted(nil)
@@ -111,19 +112,19 @@ func documentFailed(ctx context.Context, op string, err error) error {
 	switch {
 	case errors.As(err, &bad):
 	case errors.As(err, &request):
-		return unreachable(ctx, op, err)
+		return authcall.Unreachable(ctx, op, err)
 	default:
-		return misconfigured(op, BrokenAnswer, "the document cannot be read")
+		return misconfigured(op, authcall.BrokenAnswer, "the document cannot be read")
 	}
 	switch {
 	case bad.status >= 500, bad.status == http.StatusRequestTimeout, bad.status == http.StatusTooEarly, bad.status == http.StatusTooManyRequests:
-		return &domain.Unavailable{Err: &Error{
-			Kind: kindOf(bad.status), Status: bad.status, op: op, what: fmt.Sprintf("answered %d", bad.status), outcome: domain.ErrAuthUnavailable,
+		return &domain.Unavailable{Err: &authcall.Error{
+			Kind: kindOf(bad.status), Status: bad.status, Op: op, What: fmt.Sprintf("answered %d", bad.status), Outcome: domain.ErrAuthUnavailable,
 		}, Why: string(kindOf(bad.status))}
 	case bad.status == http.StatusOK:
-		return misconfigured(op, BrokenAnswer, "answered no document, or one that is too long")
+		return misconfigured(op, authcall.BrokenAnswer, "answered no document, or one that is too long")
 	}
-	e := misconfigured(op, ClientError, fmt.Sprintf("answered %d", bad.status))
+	e := misconfigured(op, authcall.ClientError, fmt.Sprintf("answered %d", bad.status))
 	e.Status = bad.status
 	return e
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 	"cloakroom/infra/oidc"
 	"cloakroom/infra/oidc/oidctest"
 )
@@ -28,8 +29,8 @@ func (c *clock) now() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.at 
 
 func (c *clock) pass(d time.Duration) { c.mu.Lock(); defer c.mu.Unlock(); c.at = c.at.Add(d) }
 
-func kind(err error) oidc.Kind {
-	var e *oidc.Error
+func kind(err error) authcall.Kind {
+	var e *authcall.Error
 	if !errors.As(err, &e) {
 		return ""
 	}
@@ -77,29 +78,29 @@ func TestBadDiscovery(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
-		want    oidc.Kind
+		want    authcall.Kind
 	}{
-		"endless redirects": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, oidc.ClientError},
+		"endless redirects": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }, authcall.ClientError},
 		"a redirect elsewhere": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
-		}, oidc.ClientError},
-		"not there":       {page(404, "{}"), oidc.ClientError},
-		"out of order":    {page(503, "{}"), oidc.Upstream5xx},
-		"asked too often": {page(429, "{}"), oidc.Throttled},
-		"a page":          {page(200, "<html>"), oidc.BrokenAnswer},
-		"a list":          {page(200, "[]"), oidc.BrokenAnswer},
-		"nothing":         {page(200, ""), oidc.BrokenAnswer},
-		"null":            {page(200, "null"), oidc.BrokenAnswer},
-		"huge":            {page(200, `{"issuer":"`+strings.Repeat("x", 2<<20)+`"}`), oidc.BrokenAnswer},
+		}, authcall.ClientError},
+		"not there":       {page(404, "{}"), authcall.ClientError},
+		"out of order":    {page(503, "{}"), authcall.Upstream5xx},
+		"asked too often": {page(429, "{}"), authcall.Throttled},
+		"a page":          {page(200, "<html>"), authcall.BrokenAnswer},
+		"a list":          {page(200, "[]"), authcall.BrokenAnswer},
+		"nothing":         {page(200, ""), authcall.BrokenAnswer},
+		"null":            {page(200, "null"), authcall.BrokenAnswer},
+		"huge":            {page(200, `{"issuer":"`+strings.Repeat("x", 2<<20)+`"}`), authcall.BrokenAnswer},
 		"cut off": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "99")
 			fmt.Fprint(w, "{")
-		}, oidc.Network},
-		"slow":                  {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, oidc.Timeout},
-		"slow after the header": {func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); <-r.Context().Done() }, oidc.Timeout},
+		}, authcall.Network},
+		"slow":                  {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, authcall.Timeout},
+		"slow after the header": {func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); <-r.Context().Done() }, authcall.Timeout},
 	} {
 		s.Handle(oidctest.DiscoveryPath, c.handler)
-		p := provider(t, s, patience(c.want == oidc.Timeout))
+		p := provider(t, s, patience(c.want == authcall.Timeout))
 		if _, _, err := p.Begin(t.Context(), domain.AuthRequest{}); kind(err) != c.want {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
@@ -119,7 +120,7 @@ func TestBadDiscovery(t *testing.T) {
 		"a field of another kind, too": func(d map[string]any) { d["authorization_response_iss_parameter_supported"] = "yes" },
 	} {
 		s.Document(change)
-		if _, _, err := provider(t, s).Begin(t.Context(), domain.AuthRequest{}); kind(err) != oidc.BrokenAnswer {
+		if _, _, err := provider(t, s).Begin(t.Context(), domain.AuthRequest{}); kind(err) != authcall.BrokenAnswer {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

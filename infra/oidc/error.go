@@ -15,52 +15,18 @@ import (
 	"cloakroom/infra/dpop"
 )
 
-// Kind says what went wrong in a word that a metric can have as a label. The
-// words are those of infra/authapi, and two more.
-type Kind string
-
+// The kinds of failure that package authcall does not have.
 const (
-	InvalidGrant   Kind = "invalid_grant"        // the token is refused for good
-	ClientError    Kind = "client_error"         // the broker is refused, or asks at the wrong place
-	BrokenAnswer   Kind = domain.WhyBrokenAnswer // success was answered, but not in this protocol
-	Timeout        Kind = domain.WhyTimeout      // no whole answer in time
-	Canceled       Kind = authcall.Canceled      // the caller gave up: this says nothing about the provider
-	Network        Kind = domain.WhyNetwork      // no connection, or it broke
-	Throttled      Kind = domain.WhyThrottled    // asked too often or too early
-	Upstream5xx    Kind = domain.WhyUpstream5xx  //
-	IssuerMismatch Kind = "issuer_mismatch"      // the provider is not who the settings say
-	Untrusted      Kind = "untrusted"            // a token of the answer did not pass the checks
+	IssuerMismatch authcall.Kind = "issuer_mismatch" // the provider is not who the settings say
+	Untrusted      authcall.Kind = "untrusted"       // a token of the answer did not pass the checks
 )
 
-// Error is a failure of the provider or of the way to it. It unwraps to the
-// outcome that callers act on, and to the context's error if that was the
-// cause. Its text holds nothing that was sent or answered but the status and,
-// if it is one that the RFCs name, the error code.
-type Error struct {
-	Kind   Kind
-	Status int // that was answered; 0 if there was no whole answer
-
-	op, what string
-	outcome  error
-	cause    error // may be nil
-}
-
-func (e *Error) Error() string { return e.op + ": " + e.outcome.Error() + ": " + e.what }
-
-// Unwrap gives the outcome and the cause.
-func (e *Error) Unwrap() []error {
-	if e.cause == nil {
-		return []error{e.outcome}
-	}
-	return []error{e.outcome, e.cause}
-}
-
-func misconfigured(op string, kind Kind, what string) *Error {
-	return &Error{Kind: kind, op: op, what: what, outcome: domain.ErrAuthMisconfigured}
+func misconfigured(op string, kind authcall.Kind, what string) *authcall.Error {
+	return &authcall.Error{Kind: kind, Op: op, What: what, Outcome: domain.ErrAuthMisconfigured}
 }
 
 // gaveUp says that ctx has ended before the answer came.
-func gaveUp(ctx context.Context) error { return unreachable(ctx, "provider", ctx.Err()) }
+func gaveUp(ctx context.Context) error { return authcall.Unreachable(ctx, "provider", ctx.Err()) }
 
 // retryIn adds to a passing failure when there will be another try.
 func retryIn(err error, after time.Duration) error {
@@ -91,45 +57,45 @@ func (p *Provider) tokenFailed(ctx context.Context, op string, err error) error 
 	case errors.As(err, &answered):
 		return p.answered(op, answered.Response.StatusCode, answered.Response.Header, answered.ErrorCode)
 	case errors.Is(err, dpop.ErrKey):
-		return misconfigured(op, ClientError, "the device's DPoP key cannot be read")
+		return misconfigured(op, authcall.ClientError, "the device's DPoP key cannot be read")
 	case ctx.Err() != nil, errors.As(err, &request):
-		return unreachable(ctx, op, err)
+		return authcall.Unreachable(ctx, op, err)
 	}
 	// Status 2xx, but no tokens that can be read: they may be issued.
-	return lost(op, BrokenAnswer, "answered without usable tokens")
+	return lost(op, authcall.BrokenAnswer, "answered without usable tokens")
 }
 
 func (p *Provider) answered(op string, status int, header http.Header, code string) error {
-	e := &Error{Kind: ClientError, Status: status, op: op, what: fmt.Sprintf("answered %d", status), outcome: domain.ErrAuthMisconfigured}
+	e := &authcall.Error{Kind: authcall.ClientError, Status: status, Op: op, What: fmt.Sprintf("answered %d", status), Outcome: domain.ErrAuthMisconfigured}
 	if printable[code] {
-		e.what += " " + code
+		e.What += " " + code
 	}
 	switch {
 	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests,
 		code == "temporarily_unavailable", code == "server_error":
-		e.Kind, e.outcome = kindOf(status), domain.ErrAuthUnavailable
+		e.Kind, e.Outcome = kindOf(status), domain.ErrAuthUnavailable
 		return &domain.Unavailable{Err: e, Retry: authcall.RetryAfter(header.Get("Retry-After"), p.cfg.Now()), Why: string(e.Kind)}
 	case status < 300 && code == "":
-		return lost(op, BrokenAnswer, e.what+" without usable tokens")
+		return lost(op, authcall.BrokenAnswer, e.What+" without usable tokens")
 	case status >= 300 && status < 400:
 	case code == "invalid_grant", code == "invalid_token":
-		e.Kind, e.outcome = InvalidGrant, domain.ErrInvalidGrant
+		e.Kind, e.Outcome = authcall.InvalidGrant, domain.ErrInvalidGrant
 	}
 	return e
 }
 
-func lost(op string, kind Kind, what string) error {
-	return &domain.Unavailable{Err: &Error{Kind: kind, op: op, what: what, outcome: domain.ErrAuthUnavailable}, Why: string(kind), Lost: true}
+func lost(op string, kind authcall.Kind, what string) error {
+	return &domain.Unavailable{Err: &authcall.Error{Kind: kind, Op: op, What: what, Outcome: domain.ErrAuthUnavailable}, Why: string(kind), Lost: true}
 }
 
-func kindOf(status int) Kind {
+func kindOf(status int) authcall.Kind {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusTooEarly:
-		return Throttled
+		return authcall.Throttled
 	case http.StatusRequestTimeout:
-		return Timeout
+		return authcall.Timeout
 	}
-	return Upstream5xx
+	return authcall.Upstream5xx
 }
 
 // printable holds the codes that may stand in an error's text: those of RFC
@@ -143,11 +109,4 @@ var printable = map[string]bool{
 	"invalid_request_uri": true, "invalid_request_object": true, "request_not_supported": true,
 	"request_uri_not_supported": true, "registration_not_supported": true,
 	"invalid_dpop_proof": true, "use_dpop_nonce": true,
-}
-
-// unreachable is a call that brought no answer.
-func unreachable(ctx context.Context, op string, err error) error {
-	f := authcall.Judge(ctx, err)
-	e := &Error{Kind: Kind(f.Why), op: op, what: f.What, cause: f.Cause, outcome: domain.ErrAuthUnavailable}
-	return &domain.Unavailable{Err: e, Why: f.Why, Lost: f.Lost}
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 
+	"cloakroom/infra/authcall"
+
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 )
@@ -86,7 +88,7 @@ func (p *Provider) fetchKeys(ctx context.Context) ([]publicKey, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Keys, nil)
 	if err != nil {
-		return nil, p.noted(misconfigured(op, ClientError, "no request can be made of its jwks_uri"))
+		return nil, p.noted(misconfigured(op, authcall.ClientError, "no request can be made of its jwks_uri"))
 	}
 	resp, err := p.asking.Do(req)
 	if err != nil {
@@ -98,7 +100,7 @@ func (p *Provider) fetchKeys(ctx context.Context) ([]publicKey, error) {
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || json.Unmarshal(body, &set) != nil || len(set.Keys) > maxKeys {
-		return nil, p.noted(misconfigured(op, BrokenAnswer, "answered no key set, or one that is too long"))
+		return nil, p.noted(misconfigured(op, authcall.BrokenAnswer, "answered no key set, or one that is too long"))
 	}
 	var keys []publicKey
 	for _, raw := range set.Keys {
@@ -108,7 +110,7 @@ func (p *Provider) fetchKeys(ctx context.Context) ([]publicKey, error) {
 		}
 	}
 	if len(keys) == 0 {
-		return nil, p.noted(misconfigured(op, BrokenAnswer, "answered no key that checks a signature"))
+		return nil, p.noted(misconfigured(op, authcall.BrokenAnswer, "answered no key that checks a signature"))
 	}
 	return keys, p.noted(nil)
 }

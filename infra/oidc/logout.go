@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 )
 
 // LogoutRequest is how a browser is sent to the provider to sign out there
@@ -36,7 +37,7 @@ func (p *Provider) LogoutURL(ctx context.Context, r LogoutRequest) (domain.Secre
 	}
 	u, err := url.Parse(m.EndSession)
 	if err != nil {
-		return domain.Secret{}, misconfigured("logout", BrokenAnswer, "its end_session_endpoint is no URL")
+		return domain.Secret{}, misconfigured("logout", authcall.BrokenAnswer, "its end_session_endpoint is no URL")
 	}
 	query := u.Query()
 	query.Set("client_id", p.cfg.ClientID)
@@ -62,12 +63,12 @@ const oldestLogout = time.Hour
 // LogoutToken checks a token that the provider has posted (OpenID Connect
 // Back-Channel Logout 1.0, section 2.6). Whether its id was seen before is the
 // caller's to say. It fails with domain.ErrBadInput if the token does not pass,
-// else with why the keys cannot be had. Both are also an *Error.
+// else with why the keys cannot be had. Both are also an *authcall.Error.
 func (p *Provider) LogoutToken(ctx context.Context, raw domain.Secret) (domain.LogoutNotice, error) {
 	notice, err := p.logoutToken(ctx, raw.Reveal())
 	var bad *untrusted
 	if errors.As(err, &bad) {
-		return domain.LogoutNotice{}, &Error{Kind: Untrusted, op: "logout token", what: bad.Error(), outcome: domain.ErrBadInput}
+		return domain.LogoutNotice{}, &authcall.Error{Kind: Untrusted, Op: "logout token", What: bad.Error(), Outcome: domain.ErrBadInput}
 	}
 	return notice, err
 }

@@ -248,8 +248,8 @@ func (p *Provider) Health() error {
 
 // noted remembers for Health how a call went, and returns err.
 func (p *Provider) noted(err error) error {
-	var failure *Error
-	if errors.As(err, &failure) && failure.Kind == Canceled {
+	var failure *authcall.Error
+	if errors.As(err, &failure) && failure.Kind == authcall.Canceled {
 		return err
 	}
 	p.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 	"cloakroom/infra/dpop"
 )
 
@@ -146,10 +147,10 @@ func (p *Provider) believe(ctx context.Context, m *metadata, tx domain.Transacti
 	switch {
 	case p.cfg.DPoP && !strings.EqualFold(grant.TokenType, dpop.TokenType):
 		// RFC 9449, section 5: whoever wants bound tokens has to look.
-		return domain.Authentication{}, signInFailed(p.noted(misconfigured(op, BrokenAnswer,
+		return domain.Authentication{}, signInFailed(p.noted(misconfigured(op, authcall.BrokenAnswer,
 			"the tokens are not bound to the device's key; the provider, or this client of it, does not know DPoP")))
 	case grant.ID.Empty():
-		return domain.Authentication{}, signInFailed(p.noted(misconfigured(op, BrokenAnswer, "there is no ID token in the answer")))
+		return domain.Authentication{}, signInFailed(p.noted(misconfigured(op, authcall.BrokenAnswer, "there is no ID token in the answer")))
 	}
 	t, err := p.idToken(ctx, grant.ID.Reveal(), func(t *idToken) error {
 		return errors.Join(t.forNonce(tx.Nonce), t.forAccess(grant.Access))
@@ -263,5 +264,5 @@ func notBelieved(op string, outcome, err error) error {
 	if !errors.As(err, &bad) {
 		return signInFailed(err)
 	}
-	return &domain.SignInFailure{Reason: domain.SignInUntrusted, Err: &Error{Kind: Untrusted, op: op, what: "the ID token: " + bad.Error(), outcome: outcome}}
+	return &domain.SignInFailure{Reason: domain.SignInUntrusted, Err: &authcall.Error{Kind: Untrusted, Op: op, What: "the ID token: " + bad.Error(), Outcome: outcome}}
 }

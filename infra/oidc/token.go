@@ -14,6 +14,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 	"cloakroom/infra/dpop"
 )
 
@@ -23,7 +24,7 @@ import (
 // domain.ErrInvalidGrant if the provider refuses the token for good, with
 // domain.ErrAuthMisconfigured if it does not take the broker, or answers with
 // tokens of somebody else, and with *domain.Unavailable in all other cases, an
-// answer that cannot be read among them. All are also an *Error.
+// answer that cannot be read among them. All are also an *authcall.Error.
 func (p *Provider) Refresh(ctx context.Context, r domain.Renewal) (domain.Grant, error) {
 	const op = "refresh"
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
@@ -75,7 +76,7 @@ func (p *Provider) grant(op string, t *oauth2.Token) (domain.Grant, error) {
 	id, iok := extra(t, "id_token")
 	scope, _ := extra(t, "scope")
 	if t.AccessToken == "" || strings.ContainsFunc(t.AccessToken, notVisible) || !rok || !iok {
-		return domain.Grant{}, lost(op, BrokenAnswer, "answered without usable tokens")
+		return domain.Grant{}, lost(op, authcall.BrokenAnswer, "answered without usable tokens")
 	}
 	return domain.Grant{
 		TokenType:   t.TokenType,
@@ -163,7 +164,7 @@ func (p *Provider) Revoke(ctx context.Context, refresh, access domain.Secret) er
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.Revocation, strings.NewReader(form.Encode()))
 	if err != nil {
-		return p.noted(misconfigured(op, ClientError, "no request can be made of its revocation_endpoint"))
+		return p.noted(misconfigured(op, authcall.ClientError, "no request can be made of its revocation_endpoint"))
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
@@ -172,7 +173,7 @@ func (p *Provider) Revoke(ctx context.Context, refresh, access domain.Secret) er
 	}
 	resp, err := p.tokensClient.Do(req)
 	if err != nil {
-		return p.noted(unreachable(ctx, op, err))
+		return p.noted(authcall.Unreachable(ctx, op, err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
@@ -180,7 +181,7 @@ func (p *Provider) Revoke(ctx context.Context, refresh, access domain.Secret) er
 		return p.noted(nil) // section 2.2: the body does not matter
 	}
 	if err != nil {
-		return p.noted(unreachable(ctx, op, err))
+		return p.noted(authcall.Unreachable(ctx, op, err))
 	}
 	var answer struct {
 		Error string `json:"error"`

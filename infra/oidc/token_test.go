@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cloakroom/domain"
+	"cloakroom/infra/authcall"
 	"cloakroom/infra/oidc"
 	"cloakroom/infra/oidc/oidctest"
 )
@@ -68,40 +69,40 @@ func TestRefreshOutcomes(t *testing.T) {
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
 		want    error
-		kind    oidc.Kind
+		kind    authcall.Kind
 		lost    bool
 	}{
-		"invalid_grant":              {answer(400, code("invalid_grant")), domain.ErrInvalidGrant, oidc.InvalidGrant, false},
-		"invalid_grant with 401":     {answer(401, code("invalid_grant")), domain.ErrInvalidGrant, oidc.InvalidGrant, false},
-		"invalid_grant with 200":     {answer(200, code("invalid_grant")), domain.ErrInvalidGrant, oidc.InvalidGrant, false},
-		"invalid_grant with 500":     {answer(500, code("invalid_grant")), domain.ErrAuthUnavailable, oidc.Upstream5xx, false},
-		"invalid_grant in a text":    {answer(400, `{"error":"oops","error_description":"invalid_grant"}`), domain.ErrAuthMisconfigured, oidc.ClientError, false},
-		"invalid_client":             {answer(401, code("invalid_client")), domain.ErrAuthMisconfigured, oidc.ClientError, false},
-		"unauthorized_client":        {answer(400, code("unauthorized_client")), domain.ErrAuthMisconfigured, oidc.ClientError, false},
-		"401 without a word":         {answer(401, `{}`), domain.ErrAuthMisconfigured, oidc.ClientError, false},
-		"a page with 400":            {answer(400, `<html>`), domain.ErrAuthMisconfigured, oidc.ClientError, false},
-		"not there":                  {answer(404, `{}`), domain.ErrAuthMisconfigured, oidc.ClientError, false},
-		"out of order":               {answer(502, `<html>`), domain.ErrAuthUnavailable, oidc.Upstream5xx, false},
-		"asked too often":            {answer(429, code("invalid_grant")), domain.ErrAuthUnavailable, oidc.Throttled, false},
-		"temporarily_unavailable":    {answer(400, code("temporarily_unavailable")), domain.ErrAuthUnavailable, oidc.Upstream5xx, false},
-		"no tokens":                  {answer(200, `{}`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
-		"a page":                     {answer(200, `<html>`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
-		"nothing":                    {answer(200, ``), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
-		"an access token of no kind": {answer(200, `{"access_token":7}`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
-		"one that splits a header":   {answer(200, `{"access_token":"a\r\nb"}`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
-		"a refresh token of no kind": {answer(200, `{"access_token":"a","refresh_token":["r"]}`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
-		"far too long":               {answer(200, `{"access_token":"`+strings.Repeat("a", 2<<20)+`"}`), domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
+		"invalid_grant":              {answer(400, code("invalid_grant")), domain.ErrInvalidGrant, authcall.InvalidGrant, false},
+		"invalid_grant with 401":     {answer(401, code("invalid_grant")), domain.ErrInvalidGrant, authcall.InvalidGrant, false},
+		"invalid_grant with 200":     {answer(200, code("invalid_grant")), domain.ErrInvalidGrant, authcall.InvalidGrant, false},
+		"invalid_grant with 500":     {answer(500, code("invalid_grant")), domain.ErrAuthUnavailable, authcall.Upstream5xx, false},
+		"invalid_grant in a text":    {answer(400, `{"error":"oops","error_description":"invalid_grant"}`), domain.ErrAuthMisconfigured, authcall.ClientError, false},
+		"invalid_client":             {answer(401, code("invalid_client")), domain.ErrAuthMisconfigured, authcall.ClientError, false},
+		"unauthorized_client":        {answer(400, code("unauthorized_client")), domain.ErrAuthMisconfigured, authcall.ClientError, false},
+		"401 without a word":         {answer(401, `{}`), domain.ErrAuthMisconfigured, authcall.ClientError, false},
+		"a page with 400":            {answer(400, `<html>`), domain.ErrAuthMisconfigured, authcall.ClientError, false},
+		"not there":                  {answer(404, `{}`), domain.ErrAuthMisconfigured, authcall.ClientError, false},
+		"out of order":               {answer(502, `<html>`), domain.ErrAuthUnavailable, authcall.Upstream5xx, false},
+		"asked too often":            {answer(429, code("invalid_grant")), domain.ErrAuthUnavailable, authcall.Throttled, false},
+		"temporarily_unavailable":    {answer(400, code("temporarily_unavailable")), domain.ErrAuthUnavailable, authcall.Upstream5xx, false},
+		"no tokens":                  {answer(200, `{}`), domain.ErrAuthUnavailable, authcall.BrokenAnswer, true},
+		"a page":                     {answer(200, `<html>`), domain.ErrAuthUnavailable, authcall.BrokenAnswer, true},
+		"nothing":                    {answer(200, ``), domain.ErrAuthUnavailable, authcall.BrokenAnswer, true},
+		"an access token of no kind": {answer(200, `{"access_token":7}`), domain.ErrAuthUnavailable, authcall.BrokenAnswer, true},
+		"one that splits a header":   {answer(200, `{"access_token":"a\r\nb"}`), domain.ErrAuthUnavailable, authcall.BrokenAnswer, true},
+		"a refresh token of no kind": {answer(200, `{"access_token":"a","refresh_token":["r"]}`), domain.ErrAuthUnavailable, authcall.BrokenAnswer, true},
+		"far too long":               {answer(200, `{"access_token":"`+strings.Repeat("a", 2<<20)+`"}`), domain.ErrAuthUnavailable, authcall.BrokenAnswer, true},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
-		}, domain.ErrAuthMisconfigured, oidc.ClientError, false},
-		"no answer": {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, domain.ErrAuthUnavailable, oidc.Timeout, true},
+		}, domain.ErrAuthMisconfigured, authcall.ClientError, false},
+		"no answer": {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, domain.ErrAuthUnavailable, authcall.Timeout, true},
 		"half an answer": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "99")
 			fmt.Fprint(w, "{")
-		}, domain.ErrAuthUnavailable, oidc.BrokenAnswer, true},
-		"a cut connection": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, domain.ErrAuthUnavailable, oidc.Network, true},
+		}, domain.ErrAuthUnavailable, authcall.BrokenAnswer, true},
+		"a cut connection": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, domain.ErrAuthUnavailable, authcall.Network, true},
 	} {
-		p := provider(t, s, patience(c.kind == oidc.Timeout))
+		p := provider(t, s, patience(c.kind == authcall.Timeout))
 		s.Handle(oidctest.TokenPath, c.handler)
 		before := len(s.Requests(oidctest.TokenPath))
 		_, err := p.Refresh(t.Context(), domain.Renewal{Refresh: domain.NewSecret("refresh-0")})
@@ -112,7 +113,7 @@ func TestRefreshOutcomes(t *testing.T) {
 		if passing != nil && passing.Why != string(c.kind) {
 			t.Errorf("%s: the metric counts it as %q, want %q", name, passing.Why, c.kind)
 		}
-		if c.kind == oidc.Upstream5xx && passing.Retry != 7*time.Second {
+		if c.kind == authcall.Upstream5xx && passing.Retry != 7*time.Second {
 			t.Errorf("%s: try again in %v", name, passing.Retry)
 		}
 		if n := len(s.Requests(oidctest.TokenPath)) - before; n != 1 {
@@ -129,7 +130,7 @@ func TestRefreshOutcomes(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	s.Handle(oidctest.TokenPath, func(w http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() })
-	if _, err := p.Refresh(ctx, domain.Renewal{Refresh: domain.NewSecret("r")}); !errors.Is(err, context.Canceled) || kind(err) != oidc.Canceled || p.Health() != nil {
+	if _, err := p.Refresh(ctx, domain.Renewal{Refresh: domain.NewSecret("r")}); !errors.Is(err, context.Canceled) || kind(err) != authcall.Canceled || p.Health() != nil {
 		t.Errorf("the caller gave up: %v, health %v", err, p.Health())
 	}
 }
