@@ -62,25 +62,28 @@ func TestR10_OutageSignsNobodyOut(t *testing.T) {
 	for _, o := range outages() {
 		t.Run(o.name, func(t *testing.T) {
 			t.Parallel()
-			const (
-				devices = 20
-				life    = 3 * time.Second // of which 0.3 s are margin
-			)
+			const devices = 20
+			life := 3 * time.Second // of which 0.3 s are margin
 			w := newWorld(t, sqlite(t), "--auth-timeout=1s", "--refresh-ahead=0s")
-			w.auth.Set(func(c *authapitest.Options) {
-				c.AccessLife = life
-				if o.rotate {
-					c.ReuseWindow = time.Minute
-				}
-			})
+			if o.rotate {
+				w.auth.Set(func(c *authapitest.Options) { c.ReuseWindow = time.Minute })
+			}
 			at := w.replicas(1)[0]
 			tickets := make([]string, devices)
-			signedIn := time.Now()
-			for i := range tickets {
-				tickets[i] = at.signIn()
-			}
-			if took := time.Since(signedIn); took > life/2 {
-				t.Skipf("signing in took %v: this machine is too busy to tell anything", took)
+			var signedIn time.Time
+			for ; ; life *= 2 { // where signing in alone takes too much of it
+				w.auth.Set(func(c *authapitest.Options) { c.AccessLife = life })
+				signedIn = time.Now()
+				for i := range tickets {
+					tickets[i] = at.signIn()
+				}
+				took := time.Since(signedIn)
+				if took <= life/2 {
+					break
+				}
+				if took > patience {
+					t.Fatalf("%d sign-ins took %v", devices, took)
+				}
 			}
 			o.begin(w)
 			w.auth.Set(func(c *authapitest.Options) { c.AccessLife = longLife })

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cloakroom/infra/testreport"
 )
 
 // waitFor waits until cond holds.
@@ -122,8 +124,9 @@ func TestWatcherNoticesClient(t *testing.T) {
 // Only on Linux: the portable watcher sees no further than one byte.
 func TestWatcherNoticesClientBehindUnreadBytes(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("needs epoll")
+		testreport.Missing(t, "watcher", "the one that sees beyond unread bytes needs epoll, and so Linux")
 	}
+	testreport.Real(t, "watcher", "epoll")
 	l := Listener(listenTCP(t), Config{})
 	defer l.Close()
 	c, client := dial(t, l)

@@ -57,15 +57,16 @@ func TestANewerSchemaIsRefused(t *testing.T) {
 	refused(t, path, fmt.Sprintf("written by a newer cloakroom (schema 99, this one knows %d); run that version, or go back to a backup", len(files)))
 }
 
-// What the first version has written is read, and an old process that still has
-// the file open goes on.
-func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "cloakroom.db")
+// openOld makes a file with the schema of an older version, and leaves it open as
+// a process of that version has it.
+func openOld(t *testing.T, version int64) (path string, old *db.SQLite) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "cloakroom.db")
 	old, err := db.OpenSQLite(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer old.Close()
+	t.Cleanup(func() { old.Close() })
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		t.Fatal(err)
@@ -74,9 +75,16 @@ func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := provider.UpTo(t.Context(), 1); err != nil {
+	if _, err := provider.UpTo(t.Context(), version); err != nil {
 		t.Fatal(err)
 	}
+	return path, old
+}
+
+// What the first version has written is read, and an old process that still has
+// the file open goes on.
+func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
+	path, old := openOld(t, 1)
 	insert := func(id byte) domain.DeviceID {
 		t.Helper()
 		device := domain.DeviceID{id}
@@ -113,23 +121,7 @@ func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
 
 // What an older version has queued is revoked by this one.
 func TestTheQueueOfAnOlderSchemaIsRead(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "cloakroom.db")
-	old, err := db.OpenSQLite(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer old.Close()
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		t.Fatal(err)
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, old.Write, files)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := provider.UpTo(t.Context(), 5); err != nil {
-		t.Fatal(err)
-	}
+	path, old := openOld(t, 5)
 	if _, err := old.Write.ExecContext(t.Context(), `INSERT INTO revocation (id, device, provider, issuer, refresh_token, access_token,
 		access_expiry, unless, tries, not_before, expires_at) VALUES ('id', ?, 'password', 'issuer', x'72', x'61', 1, ?, 2, 3, 4)`,
 		make([]byte, 16), make([]byte, 32)); err != nil {
