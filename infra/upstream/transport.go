@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -134,8 +135,15 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
 	if r.Upgrade != "" {
 		engine = t.upgrades
 	}
+	out, broken := newHTTPRequest(r)
 	// RoundTrip and not a Client: that one would follow redirects.
-	in, err := engine.RoundTrip(newHTTPRequest(r).WithContext(ctx))
+	in, err := engine.RoundTrip(out.WithContext(ctx))
+	if err == nil && (ctx.Err() != nil || broken.Load()) {
+		// The connection was given up, and still brought an answer: over TLS the
+		// upstream is told of the end before TCP is closed.
+		in.Body.Close()
+		err = errCut
+	}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx)
@@ -154,8 +162,14 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
 	return newResponse(in), nil
 }
 
-func newHTTPRequest(r *Request) *http.Request {
-	out := &http.Request{
+// errCut: the request was not sent completely.
+var errCut = errors.New("the request was cut")
+
+// newHTTPRequest makes the request for net/http. Broken is set as soon as its
+// body turns out not to come to its end.
+func newHTTPRequest(r *Request) (out *http.Request, broken *atomic.Bool) {
+	broken = new(atomic.Bool)
+	out = &http.Request{
 		Method: r.Method,
 		// An opaque URL is written as it is. The path begins with one slash:
 		// two would make an absolute form of it.
@@ -174,16 +188,17 @@ func newHTTPRequest(r *Request) *http.Request {
 		out.Header["Upgrade"] = []string{r.Upgrade}
 	}
 	if r.Body == nil {
-		return out
+		return out, broken
 	}
 	out.ContentLength = r.Length
-	body := func(b io.Reader) io.ReadCloser { return io.NopCloser(b) }
 	if len(r.Trailers) > 0 {
 		out.Trailer = make(http.Header, len(r.Trailers))
 		for _, name := range r.Trailers {
 			out.Trailer[http.CanonicalHeaderKey(name)] = nil
 		}
-		body = func(b io.Reader) io.ReadCloser { return &trailedBody{b, r, out.Trailer} }
+	}
+	body := func(from io.Reader) io.ReadCloser {
+		return &requestBody{from: from, r: r, left: r.Length, broken: broken, trailer: out.Trailer}
 	}
 	out.Body = body(r.Body)
 	if r.Rewind != nil {
@@ -195,34 +210,49 @@ func newHTTPRequest(r *Request) *http.Request {
 			return body(again), nil
 		}
 	}
-	return out
+	return out, broken
 }
 
-// trailedBody fills in the trailers when the body has ended, which is the time
-// at which net/http looks for them.
-type trailedBody struct {
-	io.Reader
+// requestBody is a request's body as net/http reads it. It fills in the trailers
+// when it has ended, which is the time at which net/http looks for them.
+type requestBody struct {
+	from    io.Reader
 	r       *Request
-	trailer http.Header
+	left    int64 // less than 0 if the length is not known
+	broken  *atomic.Bool
+	trailer http.Header // nil if there are to be none
 }
 
-func (b *trailedBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	if err == io.EOF {
-		for name := range b.trailer {
-			b.trailer[name] = nil // of an attempt before this one
-		}
-		for _, f := range b.r.Trailer() {
-			name := http.CanonicalHeaderKey(f.Name)
-			if values, announced := b.trailer[name]; announced {
-				b.trailer[name] = append(values, f.Value)
-			}
-		}
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.from.Read(p)
+	if b.left > 0 {
+		b.left = max(b.left-int64(n), 0)
+	}
+	switch {
+	case err == io.EOF && b.left <= 0:
+		b.fillIn()
+	case err != nil && b.left != 0:
+		b.broken.Store(true)
 	}
 	return n, err
 }
 
-func (b *trailedBody) Close() error { return nil }
+func (b *requestBody) fillIn() {
+	for name := range b.trailer {
+		b.trailer[name] = nil // of an attempt before this one
+	}
+	if b.trailer == nil {
+		return
+	}
+	for _, f := range b.r.Trailer() {
+		name := http.CanonicalHeaderKey(f.Name)
+		if values, announced := b.trailer[name]; announced {
+			b.trailer[name] = append(values, f.Value)
+		}
+	}
+}
+
+func (b *requestBody) Close() error { return nil }
 
 // httpHeader makes a map of the fields, with one slice under all values.
 func httpHeader(fields []Field) http.Header {

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -132,6 +133,55 @@ func TestTransportVerifiesTLS(t *testing.T) {
 	}
 }
 
+// What an upstream says to a request that broke off is no answer to it. Over TLS
+// it often comes in time, because the upstream is told of the end first.
+func TestAnswerToABrokenRequestIsNone(t *testing.T) {
+	cut := errors.New("cut")
+	begun := make(chan struct{})
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begun <- struct{}{}
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			t.Error("it looks like all of it")
+		}
+	}))
+	t.Cleanup(s.Close)
+	tr := newTransport(t, Config{TLS: s.Client().Transport.(*http.Transport).TLSClientConfig})
+	for name, length := range map[string]int64{"chunked": -1, "fixed": 1 << 20} {
+		for how, end := range map[string]error{"ctx": cut, "body": cut, "too short": io.EOF} {
+			if length < 0 && end == io.EOF {
+				continue // that is its end
+			}
+			for range 60 {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				more := readerFunc(func() error {
+					<-begun
+					if how == "ctx" {
+						cancel(cut)
+					}
+					return end
+				})
+				resp, err := tr.Do(ctx, &Request{
+					Method: "POST", Target: parseURL(t, s.URL), Path: "/", Length: length,
+					Body: io.MultiReader(bytes.NewReader(make([]byte, 2*transportBuffer)), more),
+				})
+				if err == nil {
+					resp.Body.Close()
+					t.Fatalf("%s, %s: %d", name, how, resp.Status)
+				}
+				if how == "ctx" && !errors.Is(err, cut) {
+					t.Fatalf("%s, %s: %v", name, how, err)
+				}
+				cancel(nil)
+			}
+		}
+	}
+}
+
+// readerFunc is a reader that has nothing to give.
+type readerFunc func() error
+
+func (f readerFunc) Read([]byte) (int, error) { return 0, f() }
+
 // A body can be sent again on another connection only if it is given anew.
 func TestBodyIsRewoundForAnotherTry(t *testing.T) {
 	allowed := true
@@ -139,7 +189,7 @@ func TestBodyIsRewoundForAnotherTry(t *testing.T) {
 		Method: "POST", Target: parseURL(t, "http://x.test"), Path: "/", Length: 5, Body: strings.NewReader("hello"),
 		Rewind: func() (io.Reader, bool) { return strings.NewReader("hello"), allowed },
 	}
-	out := newHTTPRequest(r)
+	out, _ := newHTTPRequest(r)
 	for range 2 {
 		body, err := out.GetBody()
 		if err != nil {
@@ -153,7 +203,8 @@ func TestBodyIsRewoundForAnotherTry(t *testing.T) {
 	if _, err := out.GetBody(); err == nil {
 		t.Error("a body that is gone is given out")
 	}
-	if r.Rewind = nil; newHTTPRequest(r).GetBody != nil {
+	r.Rewind = nil
+	if out, _ = newHTTPRequest(r); out.GetBody != nil {
 		t.Error("a body that cannot be rewound promises it")
 	}
 }
