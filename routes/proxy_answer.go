@@ -66,6 +66,8 @@ func (h *handlers) pass(c *fiber.Ctx, x *exchange, r reply) error {
 	return nil
 }
 
+// passHeader puts the upstream's fields into the answer, in their order and case.
+// The few that fasthttp takes for its own it writes where and as it does.
 func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 	date := ""
 	for _, f := range upstream.ResponseHeader(r.Header, h.cookieName(), workCookie+"*", "__Host-"+workCookie+"*") {
@@ -73,10 +75,15 @@ func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 		case h.withholds(r.route, f.Name):
 		case strings.EqualFold(f.Name, fiber.HeaderDate):
 			date = f.Value
+		case adapted(f.Name):
+			out.EnableNormalizing()
+			out.Add(f.Name, f.Value)
 		default:
+			out.DisableNormalizing()
 			out.Add(f.Name, f.Value)
 		}
 	}
+	out.EnableNormalizing()
 	if date == "" {
 		// RFC 9110, section 6.6.1: who passes on an answer without one adds it.
 		date = string(fasthttp.AppendHTTPDate(nil, h.Now()))
@@ -91,6 +98,15 @@ func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 func (h *handlers) withholds(r *Route, name string) bool {
 	return r.hides(name) || strings.EqualFold(name, headerRequestID) ||
 		h.HSTS != "" && strings.EqualFold(name, fiber.HeaderStrictTransportSecurity)
+}
+
+// adapted reports whether a field of this name may be changed before the answer
+// leaves, see personal and allowOrigin. fasthttp finds fields by their exact names,
+// so these have the usual one.
+func adapted(name string) bool {
+	const cors = "Access-Control-"
+	return strings.EqualFold(name, fiber.HeaderCacheControl) || strings.EqualFold(name, fiber.HeaderVary) ||
+		len(name) > len(cors) && strings.EqualFold(name[:len(cors)], cors)
 }
 
 // setDate sets the Date field, which fasthttp takes for its own and ignores. As a
@@ -134,10 +150,12 @@ type stream struct {
 
 // announce makes place for the trailer section, which needs a body in chunks.
 // What the header has as well is not announced: fasthttp would take it from
-// there.
+// there. Nor is what may still come into the header, which it would put here.
 func (s *stream) announce(trailers []string) {
+	s.response.Header.DisableNormalizing()
+	defer s.response.Header.EnableNormalizing()
 	for _, name := range trailers {
-		if s.passesTrailer(name) && len(s.response.Header.Peek(name)) == 0 {
+		if s.passesTrailer(name) && !adapted(name) && len(s.response.Header.Peek(name)) == 0 {
 			_ = s.response.Header.AddTrailer(name)
 		}
 	}
@@ -166,6 +184,8 @@ func (s *stream) finish() {
 	if s.response.Header.ContentLength() != -1 {
 		return
 	}
+	s.response.Header.DisableNormalizing()
+	defer s.response.Header.EnableNormalizing()
 	for _, f := range s.trailer() {
 		if s.passesTrailer(f.Name) && s.response.Header.AddTrailer(f.Name) == nil {
 			s.response.Header.Add(f.Name, f.Value)
