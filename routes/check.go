@@ -159,6 +159,7 @@ func (h *handlers) allow(c *fiber.Ctx, r domain.Record, cookies string) {
 	c.Set(fiber.HeaderAuthorization, "Bearer "+r.Tokens.Access.Reveal())
 	c.Set(fiber.HeaderCookie, cookies)
 	c.Set("X-Auth-Request-User", fieldText(r.Owner.Subject))
+	c.Set("X-Auth-Request-Issuer", fieldText(r.Owner.Issuer))
 	c.Set("X-Auth-Request-Email", emailText(r))
 	c.Set("X-Auth-Request-Groups", groupsText(r))
 	setDate(&c.Response().Header, string(fasthttp.AppendHTTPDate(nil, h.Now())))

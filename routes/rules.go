@@ -98,6 +98,7 @@ const (
 	IdentityUser   Identity = 1 << iota // X-Forwarded-User: the subject
 	IdentityEmail                       // X-Forwarded-Email, if the address is verified
 	IdentityGroups                      // X-Forwarded-Groups: the roles, separated by commas
+	IdentityIssuer                      // X-Forwarded-Issuer: who vouches for the subject
 )
 
 // appendTo adds the fields that say who it is. A client's own of these names
@@ -116,6 +117,9 @@ func (i Identity) appendTo(header []upstream.Field, who domain.Record) []upstrea
 	}
 	if i&IdentityGroups != 0 {
 		add("X-Forwarded-Groups", groupsText(who))
+	}
+	if i&IdentityIssuer != 0 {
+		add("X-Forwarded-Issuer", fieldText(who.Owner.Issuer))
 	}
 	return header
 }

@@ -324,7 +324,7 @@ func TestR25_IdentityHeaders(t *testing.T) {
 	rec := newRecorder()
 	to := parseURL(t, serve(t, rec))
 	f := newFront(t, frontConfig{ruled: []routes.Route{
-		{Route: upstream.Route{Prefix: "/all", Target: to}, Identity: routes.IdentityUser | routes.IdentityEmail | routes.IdentityGroups},
+		{Route: upstream.Route{Prefix: "/all", Target: to}, Identity: routes.IdentityUser | routes.IdentityEmail | routes.IdentityGroups | routes.IdentityIssuer},
 		{Route: upstream.Route{Prefix: "/user", Target: to}, Identity: routes.IdentityUser},
 		{Route: upstream.Route{Prefix: "/optional", Target: to}, Identity: routes.IdentityUser | routes.IdentityEmail, Auth: routes.AuthOptional},
 		{Route: upstream.Route{Prefix: "/", Target: to}},
@@ -338,18 +338,18 @@ func TestR25_IdentityHeaders(t *testing.T) {
 		o.Claims = map[string]any{"sub": "eve", "email": "boss@app.test", "email_verified": false}
 	})
 	f.signIn()
-	names := []string{"X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups"}
+	names := []string{"X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Issuer"}
 	spoofed := []string{}
 	for _, name := range append(names, "x-forwarded-USER", "X_Forwarded_User", "Remote-User", "X-Auth-Request-Email", "X-Forwarded-Preferred-Username") {
 		spoofed = append(spoofed, name, "evil")
 	}
 	for _, tt := range []struct{ target, cookie, want string }{
-		{"/all", verified, "%C3%A4%2Cb%20%25 | ada@app.test | admin,a%2C%20b,x:%20y,%C3%BC"},
-		{"/user", verified, "%C3%A4%2Cb%20%25 |  | "},
-		{"/all", f.cookie, "eve |  | "},
-		{"/optional", verified, "%C3%A4%2Cb%20%25 | ada@app.test | "},
-		{"/optional", "", " |  | "},
-		{"/", verified, " |  | "},
+		{"/all", verified, "%C3%A4%2Cb%20%25 | ada@app.test | admin,a%2C%20b,x:%20y,%C3%BC | https://auth.test"},
+		{"/user", verified, "%C3%A4%2Cb%20%25 |  |  | "},
+		{"/all", f.cookie, "eve |  |  | https://auth.test"},
+		{"/optional", verified, "%C3%A4%2Cb%20%25 | ada@app.test |  | "},
+		{"/optional", "", " |  |  | "},
+		{"/", verified, " |  |  | "},
 	} {
 		if resp, body := f.with(tt.cookie, "GET", tt.target, "", append(spoofed, "Connection", "X-Forwarded-User")...); resp.StatusCode != 200 {
 			t.Errorf("%s: %d %s", tt.target, resp.StatusCode, body)

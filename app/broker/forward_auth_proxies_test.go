@@ -176,7 +176,7 @@ func walkThroughAProxy(t *testing.T, proxy func(dir string, at addresses) *exec.
 		}
 		seen := call("POST", "hello",
 			"Authorization: Basic cm9vdDp4", "X-Auth-Request-User: root", "X-Auth-Request-Email: root@example.com", "X-Auth-Request-Groups: admin",
-			"X-Auth-Request-Preferred-Username: root", "X-Forwarded-User: root", "X-Forwarded-Email: root@example.com", "X-Forwarded-Groups: admin",
+			"X-Auth-Request-Preferred-Username: root", "X-Auth-Request-Issuer: https://evil.example", "X-Forwarded-User: root", "X-Forwarded-Issuer: https://evil.example", "X-Forwarded-Email: root@example.com", "X-Forwarded-Groups: admin",
 			"X_Auth_Request_User: root", "X-Auth_Request-Groups: admin", "X-App-Cookie: admin=1", "X-Forwarded-For: 192.0.2.1")
 		if seen.Method != "POST" || seen.URI != "/app/thing?a=1" || seen.Body != "hello" {
 			t.Errorf("the app is asked %s %s %q", seen.Method, seen.URI, seen.Body)
@@ -185,8 +185,8 @@ func walkThroughAProxy(t *testing.T, proxy func(dir string, at addresses) *exec.
 			t.Errorf("the app gets the cookies %q, want %q", got, cookies)
 		}
 		for name, want := range map[string]string{
-			"X-Auth-Request-Email": "bob@example.com", "X-Auth-Request-Groups": "editor",
-			"X-Auth-Request-Preferred-Username": "", "X-Forwarded-User": "", "X-Forwarded-Email": "", "X-Forwarded-Groups": "",
+			"X-Auth-Request-Email": "bob@example.com", "X-Auth-Request-Groups": "editor", "X-Auth-Request-Issuer": "https://auth.test",
+			"X-Auth-Request-Preferred-Username": "", "X-Forwarded-User": "", "X-Forwarded-Issuer": "", "X-Forwarded-Email": "", "X-Forwarded-Groups": "",
 		} {
 			if got := seen.Header.Get(name); got != want || len(seen.Header[name]) > 1 {
 				t.Errorf("the app gets %s %q, want %q", name, seen.Header[name], want)

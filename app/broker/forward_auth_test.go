@@ -110,9 +110,9 @@ func TestForwardAuthAnswersEachProxy(t *testing.T) {
 				t.Errorf("%s, %s: cached, with a body or a cookie", name, method)
 			}
 		}
-		res := ask(in, "GET", "/app", "Cookie: theme=dark", "X-Auth-Request-User: root")
+		res := ask(in, "GET", "/app", "Cookie: theme=dark", "X-Auth-Request-User: root", "X-Auth-Request-Issuer: https://evil.example")
 		for field, want := range map[string]string{
-			"Cookie": "theme=dark", "X-Auth-Request-Email": email, "X-Auth-Request-Groups": "",
+			"Cookie": "theme=dark", "X-Auth-Request-Issuer": "https://auth.test", "X-Auth-Request-Email": email, "X-Auth-Request-Groups": "",
 		} {
 			if got, there := res.Header[field]; !there || got[0] != want {
 				t.Errorf("%s: %s = %q, want %q", name, field, got, want)

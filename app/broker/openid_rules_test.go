@@ -73,3 +73,18 @@ func TestR23_ReturnThroughAProviderStaysHere(t *testing.T) {
 		}
 	}
 }
+
+// A subject is a name at one issuer, and upstreams have to tell two people of the
+// same one apart.
+func TestR25_UpstreamsTellTwoIssuersPeopleApart(t *testing.T) {
+	h := newHouses(t, func(s *settings.Settings) { s.Routes[0].IdentityHeaders = []string{"user", "issuer"} })
+	for name, p := range map[string]*oidctest.Server{"house": h.house, "other": h.other} {
+		b := h.browser()
+		b.signInAt(name, p, "/")
+		b.get("/", "X-Forwarded-User: evil", "X-Forwarded-Issuer: https://evil.example").want(t, 200, "")
+		user, issuer := h.seen.last().Values("X-Forwarded-User"), h.seen.last().Values("X-Forwarded-Issuer")
+		if !slices.Equal(user, []string{oidctest.Subject}) || !slices.Equal(issuer, []string{p.URL}) {
+			t.Errorf("%s: the upstream is told %q of %q, want %q of %q", name, user, issuer, oidctest.Subject, p.URL)
+		}
+	}
+}

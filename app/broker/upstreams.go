@@ -140,7 +140,9 @@ func tableRoute(r settings.Route, e engine) routes.Route {
 		HideHeaders:       r.HideHeaders,
 	}
 	for _, name := range r.IdentityHeaders {
-		out.Identity |= map[string]routes.Identity{"user": routes.IdentityUser, "email": routes.IdentityEmail, "groups": routes.IdentityGroups}[name]
+		out.Identity |= map[string]routes.Identity{
+			"user": routes.IdentityUser, "email": routes.IdentityEmail, "groups": routes.IdentityGroups, "issuer": routes.IdentityIssuer,
+		}[name]
 	}
 	for _, h := range r.SetHeaders {
 		out.SetHeaders = append(out.SetHeaders, upstream.Field{Name: h.Name, Value: h.Value.Reveal()})

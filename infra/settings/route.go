@@ -51,7 +51,7 @@ type Route struct {
 	CSRF              string   `name:"csrf" enum:"on,off,header"` // "": on
 	Roles             []string `name:"role"`                      // any of them
 	Scopes            []string `name:"scope"`                     // all of them
-	IdentityHeaders   []string `name:"identity-header" enum:"user,email,groups"`
+	IdentityHeaders   []string `name:"identity-header" enum:"user,email,groups,issuer"`
 	SetHeaders        []Header `name:"set-header"`
 	HideHeaders       []string `name:"hide-header"`
 }

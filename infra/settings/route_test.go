@@ -59,7 +59,7 @@ func TestRouteOptions(t *testing.T) {
     csrf: header
     role: [admin, "the boss"]
     scope: read write
-    identity-header: [user, groups]
+    identity-header: [user, groups, issuer]
     set-header: ["X-Api-Key: hunter2, or: not"]
     hide-header: Server
   - host: b.example
@@ -79,7 +79,7 @@ func TestRouteOptions(t *testing.T) {
 		Upstreams:      []settings.Upstream{{Scheme: "https", Host: "a.internal:8443", Path: "/v1"}, {Scheme: "https", Host: "b.internal", Path: "/v1"}},
 		ConnectTimeout: 2 * time.Second, FirstByteTimeout: &none, IdleTimeout: time.Minute, MaxBody: 10 << 20, Methods: []string{"GET", "POST"},
 		CAFile: "ca.pem", CA: ca, HealthPath: "/healthz", HealthInterval: 3 * time.Second,
-		Auth: "required", CSRF: "header", Roles: []string{"admin", "the boss"}, Scopes: []string{"read write"}, IdentityHeaders: []string{"user", "groups"},
+		Auth: "required", CSRF: "header", Roles: []string{"admin", "the boss"}, Scopes: []string{"read write"}, IdentityHeaders: []string{"user", "groups", "issuer"},
 		SetHeaders: []settings.Header{{Name: "X-Api-Key", Value: domain.NewSecret("hunter2, or: not")}}, HideHeaders: []string{"Server"},
 	}, {
 		Hosts: []string{"b.example"}, Prefix: "/", Upstreams: []settings.Upstream{{Scheme: "h2c", Host: "10.0.0.1:81"}},
