@@ -44,7 +44,7 @@ func retryIn(err error, after time.Duration) error {
 //	none, or half of one                      unavailable, lost unless it was never sent
 //	5xx, 408, 425, 429                        unavailable
 //	temporarily_unavailable, server_error     unavailable
-//	invalid_grant, invalid_token              invalid grant
+//	invalid_grant                             invalid grant
 //	2xx that cannot be read                   unavailable, lost
 //	everything else                           misconfigured
 //
@@ -78,7 +78,7 @@ func (p *Provider) answered(op string, status int, header http.Header, code stri
 	case status < 300 && code == "":
 		return lost(op, authcall.BrokenAnswer, e.What+" without usable tokens")
 	case status >= 300 && status < 400:
-	case code == "invalid_grant", code == "invalid_token":
+	case code == "invalid_grant":
 		e.Kind, e.Outcome = authcall.InvalidGrant, domain.ErrInvalidGrant
 	}
 	return e

@@ -187,8 +187,9 @@ func (p *Provider) Revoke(ctx context.Context, refresh, access domain.Secret) er
 		Error string `json:"error"`
 	}
 	_ = json.Unmarshal(body, &answer) // without a code the status decides
-	if answer.Error == "unsupported_token_type" {
-		answer.Error = "invalid_token"
+	switch answer.Error {
+	case "unsupported_token_type", "invalid_token": // which is Google's word
+		answer.Error = "invalid_grant"
 	}
 	return p.noted(p.answered(op, resp.StatusCode, resp.Header, answer.Error))
 }

@@ -77,6 +77,7 @@ func TestRefreshOutcomes(t *testing.T) {
 		"invalid_grant with 200":     {answer(200, code("invalid_grant")), domain.ErrInvalidGrant, authcall.InvalidGrant, false},
 		"invalid_grant with 500":     {answer(500, code("invalid_grant")), domain.ErrAuthUnavailable, authcall.Upstream5xx, false},
 		"invalid_grant in a text":    {answer(400, `{"error":"oops","error_description":"invalid_grant"}`), domain.ErrAuthMisconfigured, authcall.ClientError, false},
+		"invalid_token":              {answer(401, code("invalid_token")), domain.ErrAuthMisconfigured, authcall.ClientError, false},
 		"invalid_client":             {answer(401, code("invalid_client")), domain.ErrAuthMisconfigured, authcall.ClientError, false},
 		"unauthorized_client":        {answer(400, code("unauthorized_client")), domain.ErrAuthMisconfigured, authcall.ClientError, false},
 		"401 without a word":         {answer(401, `{}`), domain.ErrAuthMisconfigured, authcall.ClientError, false},
