@@ -24,12 +24,18 @@ type LogoutRequest struct {
 	State       string // comes back with RedirectURI
 }
 
+// longestAddress is how long the address of a logout may be, in bytes. Request
+// lines of 8000 are what everybody should take (RFC 9112, section 3), and many
+// take no longer ones.
+const longestAddress = 7 << 10
+
 // LogoutURL returns the address at the provider that signs the person out
 // there, or nothing if the provider has none. It fails while the provider's
 // metadata cannot be had, which it may wait for; signing out here should not.
 //
 // With an IDToken the address holds it, as the standard has it: it goes into a
-// redirect and nowhere else.
+// redirect and nowhere else. One that would make the address longer than servers
+// take is left out, and the provider asks the person.
 func (p *Provider) LogoutURL(ctx context.Context, r LogoutRequest) (domain.Secret, error) {
 	m, err := p.found.get(ctx)
 	if err != nil || m.EndSession == "" {
@@ -51,7 +57,10 @@ func (p *Provider) LogoutURL(ctx context.Context, r LogoutRequest) (domain.Secre
 			query.Set(name, value)
 		}
 	}
-	u.RawQuery = query.Encode()
+	if u.RawQuery = query.Encode(); len(u.String()) > longestAddress {
+		query.Del("id_token_hint")
+		u.RawQuery = query.Encode()
+	}
 	return domain.NewSecret(u.String()), nil
 }
 

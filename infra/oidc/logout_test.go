@@ -147,6 +147,12 @@ func TestLogoutURL(t *testing.T) {
 			t.Errorf("an ID token that signs people in and is %s: %v, want it in the address: %v", name, err, c.hint)
 		}
 	}
+	for size, hint := range map[int]bool{6000: true, 7500: false, 60_000: false} {
+		address, err := p.LogoutURL(t.Context(), oidc.LogoutRequest{IDToken: domain.NewSecret(strings.Repeat("i", size)), State: "s"})
+		if err != nil || strings.Contains(address.Reveal(), "id_token_hint") != hint || !strings.Contains(address.Reveal(), "state=s") {
+			t.Errorf("an ID token of %d bytes: %d bytes of address, %v; want it in the address: %v", size, len(address.Reveal()), err, hint)
+		}
+	}
 	s.Document(func(d map[string]any) { delete(d, "end_session_endpoint") })
 	if address, err := provider(t, s).LogoutURL(t.Context(), oidc.LogoutRequest{}); err != nil || !address.Empty() {
 		t.Errorf("without an endpoint: %v", err)
