@@ -86,8 +86,13 @@ func (p *Provider) idToken(ctx context.Context, raw string, more func(*idToken) 
 	if err != nil {
 		return nil, err
 	}
-	if strings.HasSuffix(kind, "logout+jwt") {
+	// Where providers say what a token is, one of another kind is none (RFC 8725,
+	// section 3.11; RFC 9068, section 2.1).
+	switch strings.TrimPrefix(kind, "application/") {
+	case "logout+jwt":
 		return nil, &untrusted{"it is a logout token"}
+	case "at+jwt":
+		return nil, &untrusted{"it is an access token"}
 	}
 	verifier, keys := p.verifier()
 	verified, err := verifier.Verify(ctx, raw)

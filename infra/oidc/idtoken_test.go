@@ -67,9 +67,11 @@ func defects(t *testing.T, s *oidctest.Server) map[string]func(claims map[string
 			last := strings.IndexByte(alphabet, raw[len(raw)-1])
 			return raw[:len(raw)-1] + alphabet[last^1:][:1]
 		},
-		"no token at all":        func(map[string]any) string { return "a.b.c" },
-		"two tokens":             func(c map[string]any) string { return s.Sign(nil, c) + "." + s.Sign(nil, c) },
-		"a logout token by type": func(c map[string]any) string { return s.Sign(map[string]any{"typ": "logout+jwt"}, c) },
+		"no token at all":         func(map[string]any) string { return "a.b.c" },
+		"two tokens":              func(c map[string]any) string { return s.Sign(nil, c) + "." + s.Sign(nil, c) },
+		"a logout token by type":  func(c map[string]any) string { return s.Sign(map[string]any{"typ": "logout+jwt"}, c) },
+		"an access token by type": func(c map[string]any) string { return s.Sign(map[string]any{"typ": "at+jwt"}, c) },
+		"... with its whole type": func(c map[string]any) string { return s.Sign(map[string]any{"typ": "application/AT+JWT"}, c) },
 		"a logout token by events": change(func(c map[string]any) {
 			c["events"] = map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}
 		}),
