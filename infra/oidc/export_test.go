@@ -2,5 +2,8 @@ package oidc
 
 import "net/http"
 
-// Through has documents asked for through rt: no test goes to Google.
-func (p *Provider) Through(rt http.RoundTripper) { p.asking.Transport = documents{rt} }
+// Through has everything but userinfo asked for through t: no test goes to Google.
+func (p *Provider) Through(t http.RoundTripper) {
+	p.asking, p.peopleClient = newClient(documents{t}), newClient(&clientAuth{provider: p, base: t})
+	p.tokensClient = p.peopleClient
+}

@@ -27,7 +27,7 @@ func (g asGoogle) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // googleClient returns the client of a server that calls itself Google.
-func googleClient(t *testing.T, s *oidctest.Server) *oidc.Provider {
+func googleClient(t *testing.T, s *oidctest.Server, changes ...func(*oidc.Config)) *oidc.Provider {
 	t.Helper()
 	s.Document(func(d map[string]any) {
 		for name, value := range d {
@@ -38,6 +38,9 @@ func googleClient(t *testing.T, s *oidctest.Server) *oidc.Provider {
 	})
 	c, _ := oidc.Preset("google")
 	c.Name, c.ClientID, c.ClientSecret = "google", oidctest.ClientID, domain.NewSecret(oidctest.ClientSecret)
+	for _, change := range changes {
+		change(&c)
+	}
 	p, err := oidc.New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +79,47 @@ func TestR6_GoogleHasOneIssuer(t *testing.T) {
 		got, err := p.Credential(t.Context(), domain.NewSecret(s.Sign(nil, claims)), "")
 		if reason(err) != want || want == "" && (err != nil || got.Issuer != google) {
 			t.Errorf("%s: %q, %v", issuer, got.Issuer, err)
+		}
+	}
+}
+
+// TestWorkspaceDomainIsHeldTo: the parameter hd only suggests, because whoever
+// signs in can take it out of the address.
+func TestWorkspaceDomainIsHeldTo(t *testing.T) {
+	for name, c := range map[string]struct {
+		asked string
+		of    any // hd of the ID token; nil for none
+		want  domain.SignInReason
+	}{
+		"of the domain":              {"example.com", "example.com", ""},
+		"of another":                 {"example.com", "evil.example", domain.SignInDeclined},
+		"of none":                    {"example.com", nil, domain.SignInDeclined},
+		"of any":                     {"*", "other.example", ""},
+		"of none, where any will do": {"*", nil, domain.SignInDeclined},
+		"not asked for":              {"", nil, ""},
+	} {
+		s := oidctest.New(t)
+		change := func(claims map[string]any) {
+			if claims["iss"] = google; c.of != nil {
+				claims["hd"] = c.of
+			}
+		}
+		s.Claims(change)
+		p := googleClient(t, s, func(o *oidc.Config) {
+			if c.asked != "" {
+				o.AuthParams = map[string]string{"hd": c.asked}
+			}
+		})
+		back, tx := begin(t, s, p, domain.AuthRequest{})
+		_, err := finish(t, p, replaced(back, "iss", google), tx)
+		if reason(err) != c.want || c.want == "" && err != nil {
+			t.Errorf("%s: %v, want the reason %q", name, err, c.want)
+		}
+		claims := s.IDClaims("")
+		change(claims)
+		_, err = p.Credential(t.Context(), domain.NewSecret(s.Sign(nil, claims)), "")
+		if reason(err) != c.want || c.want == "" && err != nil {
+			t.Errorf("%s, by the button: %v, want the reason %q", name, err, c.want)
 		}
 	}
 }

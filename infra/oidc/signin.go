@@ -161,6 +161,9 @@ func (p *Provider) believe(ctx context.Context, m *metadata, tx domain.Transacti
 	if err := t.youngerThan(tx.MaxAge, p.cfg.Now()); err != nil {
 		return domain.Authentication{}, &domain.SignInFailure{Reason: domain.SignInTooOld, Err: fmt.Errorf("%w: %w", domain.ErrBadInput, err)}
 	}
+	if err := p.inDomain(t); err != nil {
+		return domain.Authentication{}, err
+	}
 	said := t.claims
 	if p.cfg.UserInfo {
 		more, err := p.userInfo(ctx, m, answer, t.subject)
@@ -187,11 +190,25 @@ func (p *Provider) Credential(ctx context.Context, token domain.Secret, nonce st
 	if err != nil {
 		return domain.Authentication{}, notBelieved("credential", domain.ErrBadInput, err)
 	}
+	if err := p.inDomain(t); err != nil {
+		return domain.Authentication{}, err
+	}
 	return p.authentication(t, t.claims, domain.Grant{
 		TokenType: "Bearer", Access: token, ID: token,
 		// Its own iat would not do: it was not issued just now.
 		AccessLife: max(t.verified.Expiry.Sub(p.cfg.Now()), time.Millisecond),
 	}), nil
+}
+
+// inDomain holds Google to the Workspace domain that the settings ask for (hd; "*"
+// is any): the parameter decides what Google offers, and whoever signs in can take
+// it out of the address.
+func (p *Provider) inDomain(t *idToken) error {
+	asked, is := p.cfg.AuthParams["hd"], t.claims.text("hd")
+	if p.cfg.Issuer != googleIssuer || asked == "" || strings.EqualFold(asked, is) || asked == "*" && is != "" {
+		return nil
+	}
+	return &domain.SignInFailure{Reason: domain.SignInDeclined, Err: fmt.Errorf("%w: the account is not of the Workspace domain in the settings", domain.ErrBadInput)}
 }
 
 func (p *Provider) authentication(t *idToken, said claims, g domain.Grant) domain.Authentication {
