@@ -21,34 +21,39 @@ const (
 )
 
 // askWithProof sends a request whose token is bound to the device's key, with
-// the proof that we have that key (RFC 9449, section 7.1). An upstream that
-// wants a nonce in the proof gets the request once more, if its body can be had
-// again.
+// the proof that we have that key (RFC 9449, section 7.1), made for the address
+// that is asked. One that wants a nonce in the proof gets the request once more,
+// if its body can be had again; or another address gets it, which may want one as
+// well.
 func (h *handlers) askWithProof(x *exchange, to destination, out *upstream.Request, t domain.Tokens) (*upstream.Response, error) {
 	key, err := dpop.ParseKey(t.DPoPKey)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the device's key cannot be used", domain.ErrAuthMisconfigured)
 	}
 	path, _, _ := strings.Cut(out.Path, "?")
-	target := &url.URL{Scheme: out.Target.Scheme, Host: out.Target.Host}
+	target := &url.URL{RawPath: path}
 	if target.Path, err = url.PathUnescape(path); err != nil {
 		return nil, fmt.Errorf("%w: the path cannot be read", domain.ErrBadInput)
 	}
-	target.RawPath = path
 	setAuthorization(out, dpop.TokenType, t.Access)
-	for try := 1; ; try++ {
-		nonce := h.nonces.For(target)
+	var nonce string
+	out.Aim = func() error {
+		target.Scheme, target.Host = out.Target.Scheme, out.Target.Host
+		nonce = h.nonces.For(target)
 		proof, err := key.Proof(dpop.Use{Method: out.Method, URL: target, Access: t.Access, Nonce: nonce}, h.Now(), rand.Reader)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		setField(out, headerProof, proof)
+		return nil
+	}
+	for wanted := []string(nil); ; wanted = append(wanted, target.Host) {
 		r, err := x.ask(to, out)
 		if err != nil {
 			return nil, err
 		}
 		news := h.nonces.Learn(target, http.Header{http.CanonicalHeaderKey(headerNonce): {field(r, headerNonce)}}, nonce)
-		if try > 1 || !news || r.Status != fiber.StatusUnauthorized || !wantsNonce(r) || !x.body.sendAgain(out) {
+		if !news || r.Status != fiber.StatusUnauthorized || !wantsNonce(r) || slices.Contains(wanted, target.Host) || !x.body.sendAgain(out) {
 			return r, nil
 		}
 		finish(r)

@@ -22,14 +22,23 @@ import (
 	"cloakroom/infra/settings"
 )
 
-// boundUpstream takes tokens with a proof of its own nonce alone, each proof
-// once (RFC 9449, section 7).
+// boundUpstream takes tokens with a proof for its own address and of its own
+// nonce alone, each proof once (RFC 9449, section 7).
 type boundUpstream struct {
-	mu   sync.Mutex
-	url  string
-	seen map[string]bool
-	keys map[string]bool // that were shown, by their x
-	asks int             // for a nonce
+	mu    sync.Mutex
+	url   string
+	nonce string
+	seen  map[string]bool
+	keys  map[string]bool // that were shown, by their x
+	asks  int             // for a nonce
+}
+
+func newBoundUpstream(t *testing.T, nonce string) *boundUpstream {
+	u := &boundUpstream{nonce: nonce, seen: map[string]bool{}, keys: map[string]bool{}}
+	web := httptest.NewServer(u)
+	t.Cleanup(web.Close)
+	u.url = web.URL
+	return u
 }
 
 func (u *boundUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +50,7 @@ func (u *boundUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "took %s", body)
 	case "nonce":
 		u.asks++
-		w.Header().Set("DPoP-Nonce", "the-nonce")
+		w.Header().Set("DPoP-Nonce", u.nonce)
 		w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
 		w.WriteHeader(http.StatusUnauthorized)
 	default:
@@ -81,7 +90,7 @@ func (u *boundUpstream) refuses(r *http.Request) string {
 		return "a proof twice"
 	}
 	u.seen[id] = true
-	if claims["nonce"] != "the-nonce" {
+	if claims["nonce"] != u.nonce {
 		return "nonce"
 	}
 	return ""
@@ -95,13 +104,15 @@ func TestBoundTokens(t *testing.T) {
 	node := oidctest.StartNode(t, oidctest.NodeOptions{AccessLife: 2 * time.Second, Clients: []oidctest.NodeClient{{
 		ID: "broker", Secret: secret, BoundTokens: true, RedirectURIs: []string{l.URL.String() + "/auth/callback/node"},
 	}}})
-	up := &boundUpstream{seen: map[string]bool{}, keys: map[string]bool{}}
-	web := httptest.NewServer(up)
-	t.Cleanup(web.Close)
-	up.url = web.URL
+	up, second, third := newBoundUpstream(t, "the-nonce"), newBoundUpstream(t, "another"), newBoundUpstream(t, "a third")
+	away := httptest.NewServer(nil)
+	away.Close()
 	h := newHouses(t, func(s *settings.Settings) {
 		s.PublicURL = l.URL
-		s.Routes = []settings.Route{{Prefix: "/", Upstreams: upstreamsAt(t, web.URL)}}
+		s.Routes = []settings.Route{
+			{Prefix: "/", Upstreams: upstreamsAt(t, up.url)},
+			{Prefix: "/many", Upstreams: upstreamsAt(t, away.URL, second.url, third.url)},
+		}
 		s.Providers = []settings.Provider{{Name: "node", Issuer: node.URL, ClientID: "broker", ClientSecret: domain.NewSecret(secret), DPoP: true}}
 	})
 	b := h.browser()
@@ -115,6 +126,15 @@ func TestBoundTokens(t *testing.T) {
 	}
 	if up.asks != 1 {
 		t.Errorf("the upstream asked for its nonce %d times, want once", up.asks)
+	}
+	// A proof is for the address that is asked, whichever that is, and so is its nonce.
+	for range 6 {
+		if a := b.do("POST", "/many/x", "words", asScript); a.StatusCode != 200 || a.body != "took words" {
+			t.Errorf("one of several addresses = %d %s", a.StatusCode, a.body)
+		}
+	}
+	if second.asks != 1 || third.asks != 1 || len(second.seen) < 2 || len(third.seen) < 2 {
+		t.Errorf("two addresses asked for their nonces %d and %d times, want once each, and saw %d and %d proofs", second.asks, third.asks, len(second.seen), len(third.seen))
 	}
 	ends := time.Now().Add(2500 * time.Millisecond)
 	for time.Now().Before(ends) { // until the token was refreshed

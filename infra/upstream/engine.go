@@ -35,18 +35,22 @@ type Engine interface {
 	// body. If ctx ends, the exchange does, whether or not Do has returned.
 	//
 	// If there is no answer, the error is the cause of ctx's end, if ctx has
-	// ended, and else an *Error. That r's body could not be read is an *Error
+	// ended, or r.Aim's, and else an *Error. That r's body could not be read is an *Error
 	// of some kind as well; whoever made the body knows better.
 	Do(ctx context.Context, r *Request) (*Response, error)
 }
 
-// Request is what an engine sends. Its header is final: the engine adds what
-// frames the body and names the host, and nothing else.
+// Request is what an engine sends. Its header is final but for Aim's part: the
+// engine adds what frames the body and names the host, and nothing else.
 type Request struct {
 	Method string
 	Target *url.URL // scheme and host count
 	Path   string   // the request target, sent as it is
 	Header []Field  // without Host and what frames the body
+	// Aim, unless it is nil, makes Header fit for Target. Whoever sends the request
+	// calls it before it reads Header, so once for each address that is tried. Its
+	// error is Do's.
+	Aim func() error
 	// Upgrade is the list of protocols that the client offers to switch to, as
 	// UpgradeOf has it, or "". A request with one has no body.
 	Upgrade string

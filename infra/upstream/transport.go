@@ -131,6 +131,11 @@ func (t *Transport) Close() {
 
 // Do implements Engine.
 func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
+	if r.Aim != nil {
+		if err := r.Aim(); err != nil {
+			return nil, err
+		}
+	}
 	engine := t.http
 	if r.Upgrade != "" {
 		engine = t.upgrades

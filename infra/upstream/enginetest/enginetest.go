@@ -24,6 +24,7 @@ import (
 func Run(t *testing.T, open func(*testing.T, upstream.Config) upstream.Engine) {
 	for name, test := range map[string]func(*testing.T, suite){
 		"sends what it is given":                    sendsWhatItIsGiven,
+		"aims before it sends":                      aimsBeforeItSends,
 		"tells errors apart":                        tellsErrorsApart,
 		"passes on answers without a body":          answersWithoutBody,
 		"passes trailers both ways":                 trailersBothWays,
@@ -180,6 +181,36 @@ func sendsWhatItIsGiven(t *testing.T, s suite) {
 	Do(t, e, up.Post(nil, 0))
 	if head := <-heads; !strings.Contains(head, "\r\nContent-Length: 0\r\n") {
 		t.Errorf("a POST without a body: %q", head)
+	}
+}
+
+func aimsBeforeItSends(t *testing.T, s suite) {
+	seen := make(chan string, 1)
+	up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			seen <- req.Header.Get("X-For")
+			io.WriteString(c, empty)
+		}
+	})
+	e := s.open(upstream.Config{})
+	r, aimed := up.Get("/"), 0
+	r.Aim = func() error {
+		aimed++
+		r.Header = append(r.Header, upstream.Field{Name: "X-For", Value: r.Target.Host})
+		return nil
+	}
+	Do(t, e, r)
+	if got := <-seen; got != up.URL.Host || aimed != 1 {
+		t.Errorf("aimed at %q, %d times", got, aimed)
+	}
+	failed := errors.New("cannot aim")
+	r.Aim = func() error { return failed }
+	if _, err := e.Do(t.Context(), r); err != failed || len(seen) > 0 {
+		t.Errorf("a request that cannot be aimed: %v, sent: %v", err, len(seen) > 0)
 	}
 }
 

@@ -89,6 +89,11 @@ func (e *Engine) Close() { e.pool.close() }
 // turns out to be dead: if the upstream cannot have seen any of the request, or
 // if not a byte of an answer has come and to do it twice does no harm.
 func (e *Engine) Do(ctx context.Context, r *upstream.Request) (*upstream.Response, error) {
+	if r.Aim != nil {
+		if err := r.Aim(); err != nil {
+			return nil, err
+		}
+	}
 	body := r.Body
 	if r.Length == 0 {
 		body = nil
