@@ -139,3 +139,39 @@ func TestLeasesLeftBehindHoldUpNobodyElse(t *testing.T) {
 		t.Errorf("AccessToken of a device that nobody holds = %v", err)
 	}
 }
+
+// slowLease is a store that answers TakeLease only after something else.
+type slowLease struct {
+	repo.Store
+	after func()
+}
+
+func (s *slowLease) TakeLease(ctx context.Context, id domain.DeviceID, owner string, ttl time.Duration) (domain.Record, error) {
+	rec, err := s.Store.TakeLease(ctx, id, owner, ttl)
+	if after := s.after; after != nil {
+		s.after = nil
+		after()
+	}
+	return rec, err
+}
+
+// TestLeaseThatIsOverBeforeTheCall: the store answers so late that another
+// replica has had the lease and spent the token meanwhile.
+func TestLeaseThatIsOverBeforeTheCall(t *testing.T) {
+	w := newWorld(t)
+	store := &slowLease{Store: w.store}
+	slow, other := w.brokerWith(store, 5*time.Second, w.clock.Now), w.broker()
+	v, _ := w.signIn(other, email, "")
+	w.clock.advance(life)
+	store.after = func() {
+		w.clock.advance(10 * time.Second)
+		w.works(other, v)
+	}
+	w.works(slow, v)
+	if n := w.auth.Thefts(); n != 0 {
+		t.Errorf("the auth server saw %d refresh tokens twice", n)
+	}
+	if n := w.refreshCalls(); n != 1 {
+		t.Errorf("%d refreshes, want 1", n)
+	}
+}

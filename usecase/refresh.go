@@ -99,11 +99,11 @@ func (b *Broker) refreshOnce(ctx context.Context, id domain.DeviceID, stale doma
 	ctx, cancel := context.WithTimeout(ctx, b.leaseTTL()+b.AuthTimeout+storeRetry)
 	defer cancel()
 	for range refreshAttempts {
-		rec, leased, err := b.takeLease(ctx, id, stale)
-		if err != nil || !leased {
+		rec, asked, err := b.takeLease(ctx, id, stale)
+		if err != nil || asked.IsZero() {
 			return rec, false, err
 		}
-		next, err := b.exchange(ctx, rec)
+		next, err := b.exchange(ctx, rec, asked)
 		b.refusals.note(rec, b.now(), err)
 		switch {
 		case err == nil:
@@ -137,40 +137,43 @@ func (b *Broker) fresh(rec domain.Record, stale domain.Secret) bool {
 
 func (b *Broker) leaseTTL() time.Duration { return b.AuthTimeout + leaseSlack }
 
-// takeLease returns the record under our lease, or, if it has become fresh by
-// another's work, without one. It waits while another holds the lease.
+// takeLease returns the record under our lease and when that was asked for, or,
+// if it has become fresh by another's work, without one and the zero time. It
+// waits while another holds the lease.
 //
 // It says itself which of the two it is: whoever asked once more whether the
 // record is fresh could find that it has just expired, and go on without a lease.
-func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain.Secret) (rec domain.Record, leased bool, err error) {
+func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain.Secret) (rec domain.Record, asked time.Time, err error) {
+	none := time.Time{}
 	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
+		asked := b.Now()
 		rec, err := b.store.TakeLease(ctx, id, b.replica, b.leaseTTL())
 		switch {
 		case errors.Is(err, domain.ErrNotFound):
-			return domain.Record{}, false, errGoneMeanwhile
+			return domain.Record{}, none, errGoneMeanwhile
 		case errors.Is(err, domain.ErrLeaseHeld):
 			if b.fresh(rec, stale) {
-				return rec, false, nil
+				return rec, none, nil
 			}
 			if err := sleep(ctx, pause); err != nil {
-				return domain.Record{}, false, &domain.Unavailable{
+				return domain.Record{}, none, &domain.Unavailable{
 					Err:   fmt.Errorf("refresh: %w: another replica holds the lease", domain.ErrAuthUnavailable),
 					Retry: time.Second, Why: RefreshBusy,
 				}
 			}
 			continue
 		case err != nil:
-			return domain.Record{}, false, storeError("take the lease", err)
+			return domain.Record{}, none, storeError("take the lease", err)
 		}
 		switch why := b.Lifetimes.Ended(rec, b.now()); {
 		case why != domain.NotEnded:
 			b.endRecord(ctx, rec, string(why))
-			return domain.Record{}, false, domain.ErrSignedOut
+			return domain.Record{}, none, domain.ErrSignedOut
 		case b.fresh(rec, stale):
 			b.release(ctx, rec.DeviceID)
-			return rec, false, nil
+			return rec, none, nil
 		}
-		return rec, true, nil
+		return rec, asked, nil
 	}
 }
 
@@ -178,8 +181,9 @@ func (b *Broker) takeLease(ctx context.Context, id domain.DeviceID, stale domain
 // lost is asked for once more, at once: an auth server with a reuse window gives
 // the same successor again, and to one without it the token is spent in any
 // case. But a process that stood still may have lost its lease meanwhile, and
-// then another has that successor: domain.ErrLeaseLost.
-func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Tokens, error) {
+// then another has that successor: domain.ErrLeaseLost. It is the same with a
+// lease that was asked for long before the first call.
+func (b *Broker) exchange(ctx context.Context, rec domain.Record, asked time.Time) (domain.Tokens, error) {
 	p, err := b.providerOf(rec)
 	if err != nil {
 		b.Log.ErrorContext(ctx, "a device cannot be refreshed: check the providers in the settings; nobody is signed out", "device", rec.DeviceID, "error", err)
@@ -193,6 +197,14 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Tokens
 	case <-ctx.Done():
 		return domain.Tokens{}, &domain.Unavailable{Err: fmt.Errorf("%w: too many refreshes wait", domain.ErrAuthUnavailable), Retry: time.Second, Why: RefreshBusy}
 	}
+	// The store may have answered late, a slot been long in coming, the process
+	// stood still: it must not present a token that another has spent meanwhile.
+	for b.Now().Sub(asked) > b.leaseTTL()/3 {
+		asked = b.Now()
+		if err := b.extendLease(ctx, rec.DeviceID); err != nil {
+			return domain.Tokens{}, storeError("renew the lease", err)
+		}
+	}
 	// A time of its own: a call that is cut short because the flight has waited
 	// for long may have spent the token.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*b.AuthTimeout+leaseSlack)
@@ -201,15 +213,25 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record) (domain.Tokens
 	if lost := (*domain.Unavailable)(nil); !errors.As(err, &lost) || !lost.Lost {
 		return next, err
 	}
-	switch err := b.store.RenewLease(ctx, rec.DeviceID, b.replica, b.leaseTTL()); {
-	case errors.Is(err, domain.ErrLeaseLost), errors.Is(err, domain.ErrNotFound):
-		b.Metrics.LeaseLost()
-		return domain.Tokens{}, fmt.Errorf("ask again for a lost answer: %w", domain.ErrLeaseLost)
+	switch err := b.extendLease(ctx, rec.DeviceID); {
+	case errors.Is(err, domain.ErrLeaseLost):
+		return domain.Tokens{}, fmt.Errorf("ask again for a lost answer: %w", err)
 	case err != nil:
 		// That it is lost is not known, and time is short.
 		b.Log.WarnContext(ctx, "renewing the lease of a refresh", "device", rec.DeviceID, "error", err)
 	}
 	return b.call(ctx, p, rec)
+}
+
+// extendLease makes our lease last from now on. It is domain.ErrLeaseLost if it
+// is not ours any more, because the device is gone for instance.
+func (b *Broker) extendLease(ctx context.Context, id domain.DeviceID) error {
+	err := b.store.RenewLease(ctx, id, b.replica, b.leaseTTL())
+	if errors.Is(err, domain.ErrLeaseLost) || errors.Is(err, domain.ErrNotFound) {
+		b.Metrics.LeaseLost()
+		return domain.ErrLeaseLost
+	}
+	return err
 }
 
 // call is one call of the auth server, if the breaker allows it. It may take
