@@ -128,8 +128,10 @@ func (b *Broker) rejected(ctx context.Context, v Visit, rejected domain.Secret) 
 	if !rec.Tokens.Access.Equal(rejected) && b.Lifetimes.AccessUsable(rec.Tokens, now) {
 		return Session{Record: rec}, true, nil
 	}
-	life := rec.Tokens.AccessExpiry.Sub(rec.Tokens.AccessIssued)
-	if now.Sub(rec.Tokens.AccessIssued) < min(rejectedPause, life/rejectedFraction) || !rec.Refreshable(now) {
+	life, age := rec.Tokens.AccessExpiry.Sub(rec.Tokens.AccessIssued), now.Sub(rec.Tokens.AccessIssued)
+	// Far below zero is a clock that was set back, or another replica's that is
+	// ahead, and the token may be of any age.
+	if age.Abs() < min(rejectedPause, life/rejectedFraction) || !rec.Refreshable(now) {
 		return Session{}, false, nil
 	}
 	rec, err = b.refresh(ctx, rec, rejected)

@@ -438,6 +438,19 @@ func TestUpstreamRejectsATokenThatWeThoughtGood(t *testing.T) {
 	}
 }
 
+// TestUpstreamRejectsATokenFromAReplicaWhoseClockIsAhead: to us it was issued
+// just now, or later, and lives long.
+func TestUpstreamRejectsATokenFromAReplicaWhoseClockIsAhead(t *testing.T) {
+	w := newWorld(t)
+	b, ahead := w.broker(), w.brokerAt(func() time.Time { return w.clock.Now().Add(2 * life) })
+	v, rec := w.signIn(ahead, email, "")
+	w.clock.advance(life) // it is over at the auth server
+	s, ok, err := b.Rejected(t.Context(), v, rec.Tokens.Access)
+	if err != nil || !ok || !w.auth.Valid(s.Record.Tokens.Access.Reveal()) {
+		t.Errorf("Rejected = %v, %v, want a token that works", ok, err)
+	}
+}
+
 // TestR30_IdleAndAbsoluteEnd lets time pass over a device.
 func TestR30_IdleAndAbsoluteEnd(t *testing.T) {
 	const day = 24 * time.Hour
