@@ -84,13 +84,27 @@ func (s *Store) hear(e repo.Event) {
 	case repo.Gap:
 		// Nothing that was read before now is trusted; what is read from now
 		// on is followed by its events.
-		for i := range s.shards {
-			s.shards[i].clear()
-		}
+		s.clear()
 		s.trusted.Store(true)
 	default:
 		s.drop(e.DeviceID)
 	}
+}
+
+// Subscribe implements repo.Store. Whoever hears of an event finds nothing in the
+// cache from before it: the cache's own subscription may be a moment behind, and
+// a client whose stream is cut comes back at once.
+func (s *Store) Subscribe(ctx context.Context, f func(repo.Event)) error {
+	return s.Store.Subscribe(ctx, func(e repo.Event) {
+		switch e.Kind {
+		case repo.Cut:
+		case repo.Gap:
+			s.clear()
+		default:
+			s.drop(e.DeviceID)
+		}
+		f(e)
+	})
 }
 
 // Close implements repo.Store.

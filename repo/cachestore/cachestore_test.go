@@ -137,6 +137,36 @@ func TestR32_EventsDropAtOnce(t *testing.T) {
 	}
 }
 
+// TestR32_WhoHearsOfAnEndFindsItGone: whoever cuts what a device has open has to
+// be sure that it opens nothing anew. The cache's own subscription has not heard
+// of the end yet.
+func TestR32_WhoHearsOfAnEndFindsItGone(t *testing.T) {
+	f := newFixture(t)
+	begun, found := make(chan struct{}), make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() {
+		_ = f.cache.Subscribe(ctx, func(e repo.Event) {
+			switch e.Kind {
+			case repo.Gap:
+				close(begun)
+			case repo.Ended:
+				_, err := f.cache.Get(ctx, e.DeviceID)
+				found <- err
+			}
+		})
+	}()
+	<-begun
+	f.cached()
+	if _, err := f.behind.Store.Delete(ctx, f.id, repo.AnyVersion); err != nil {
+		t.Fatal(err)
+	}
+	f.behind.event(repo.Ended, f.id) // to the last who has subscribed
+	if err := <-found; !errors.Is(err, domain.ErrNotFound) {
+		t.Errorf("Get by who hears of the end = %v, want ErrNotFound", err)
+	}
+}
+
 func TestNothingIsTrustedWhileEventsAreCutOff(t *testing.T) {
 	f := newFixture(t)
 	f.behind.event(repo.Cut, domain.DeviceID{})
