@@ -108,7 +108,8 @@ func (h *Handlers) DeviceEnded(id domain.DeviceID) { h.underway.cut(id) }
 func (h *Handlers) DeviceChanged(id domain.DeviceID) { h.underway.until(id, time.Unix(0, 0)) }
 
 // Recheck cuts what devices have under way that are gone. It is called when the
-// store may have missed telling so. An error of the store cuts nobody.
+// store may have missed telling so. An error of the store cuts nobody; Watch asks
+// again then.
 func (h *Handlers) Recheck(ctx context.Context) {
 	h.recheck(ctx, h.underway.where(func(liveDevice) bool { return true }))
 }
@@ -155,6 +156,8 @@ func (h *Handlers) recheck(ctx context.Context, ids []domain.DeviceID) {
 				h.underway.until(id, end)
 			case errors.Is(err, domain.ErrSignedOut):
 				h.underway.cut(id)
+			default:
+				h.underway.until(id, time.Unix(0, 0))
 			}
 		})
 	}

@@ -19,6 +19,7 @@ import (
 	"cloakroom/infra/httpguard"
 	"cloakroom/infra/tunnel"
 	"cloakroom/infra/upstream"
+	"cloakroom/repo"
 	"cloakroom/routes"
 )
 
@@ -373,6 +374,17 @@ func TestTunnelEndsWithItsDevice(t *testing.T) {
 		f.cutsWithin(t, time.Second, ws, e, func() {
 			f.handlers.DeviceEnded(f.device())
 		})
+	})
+	t.Run("signed out while nothing was heard of the store", func(t *testing.T) {
+		e := newEcho()
+		f := newProxy(t, e)
+		ws := f.openWebSocket()
+		if _, err := f.store.Delete(t.Context(), f.device(), repo.AnyVersion); err != nil {
+			t.Fatal(err)
+		}
+		f.store.away.Store(true) // its events are back before it answers
+		f.handlers.Recheck(t.Context())
+		f.cutsWithin(t, time.Second, ws, e, func() { f.store.away.Store(false) })
 	})
 	t.Run("by time", func(t *testing.T) {
 		e := newEcho()
