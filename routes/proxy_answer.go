@@ -75,6 +75,11 @@ func (h *handlers) passHeader(out *fasthttp.ResponseHeader, r reply) {
 		case h.withholds(r.route, f.Name):
 		case strings.EqualFold(f.Name, fiber.HeaderDate):
 			date = f.Value
+		case strings.EqualFold(f.Name, fiber.HeaderContentEncoding):
+			if coding := out.ContentEncoding(); len(coding) > 0 {
+				f.Value = string(coding) + ", " + f.Value // fasthttp has one line for it
+			}
+			out.SetContentEncoding(f.Value)
 		case adapted(f.Name):
 			out.EnableNormalizing()
 			out.Add(f.Name, f.Value)

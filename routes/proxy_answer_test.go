@@ -238,6 +238,13 @@ func TestRangesAndCodingsPassUntouched(t *testing.T) {
 	}
 }
 
+func TestEveryCodingIsTold(t *testing.T) {
+	f := newRawProxy(t, answering("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\ncontent-encoding: gzip\r\nContent-Length: 2\r\n\r\nok"))
+	if resp, body := f.get("/"); body != "ok" || fmt.Sprint(resp.Header["Content-Encoding"]) != "[br, gzip]" {
+		t.Errorf("%q of coding %q", body, resp.Header["Content-Encoding"])
+	}
+}
+
 func TestTrailersPassBothWays(t *testing.T) {
 	got := make(chan http.Header, 1)
 	f := newProxy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
