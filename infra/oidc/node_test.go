@@ -234,6 +234,17 @@ func TestBearerTokensAreRefusedWhereDPoPIsWanted(t *testing.T) {
 	if _, err := signIn(t, s, provider(t, s, func(c *oidc.Config) { c.DPoP = true })); reason(err) != domain.SignInRefused {
 		t.Errorf("a provider that does not bind tokens: %v", err)
 	}
+	key, err := dpop.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := domain.Renewal{Refresh: domain.NewSecret("refresh-0"), Subject: oidctest.Subject, DPoPKey: key}
+	if _, err := provider(t, s, func(c *oidc.Config) { c.DPoP = true }).Refresh(t.Context(), r); !errors.Is(err, domain.ErrAuthMisconfigured) {
+		t.Errorf("one that has stopped to: %v", err)
+	}
+	if _, err := provider(t, s).Refresh(t.Context(), r); err != nil {
+		t.Errorf("one that has stopped to, where nobody wants it any more: %v", err)
+	}
 }
 
 // TestR40_RealProviderLogsOut: RP-initiated logout in the browser, and the

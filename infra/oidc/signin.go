@@ -146,9 +146,7 @@ func (p *Provider) believe(ctx context.Context, m *metadata, tx domain.Transacti
 	const op = "code exchange"
 	switch {
 	case p.cfg.DPoP && !strings.EqualFold(grant.TokenType, dpop.TokenType):
-		// RFC 9449, section 5: whoever wants bound tokens has to look.
-		return domain.Authentication{}, signInFailed(p.noted(misconfigured(op, authcall.BrokenAnswer,
-			"the tokens are not bound to the device's key; the provider, or this client of it, does not know DPoP")))
+		return domain.Authentication{}, signInFailed(p.noted(notBound(op)))
 	case grant.ID.Empty():
 		return domain.Authentication{}, signInFailed(p.noted(misconfigured(op, authcall.BrokenAnswer, "there is no ID token in the answer")))
 	}
@@ -173,6 +171,12 @@ func (p *Provider) believe(ctx context.Context, m *metadata, tx domain.Transacti
 		said = said.with(more)
 	}
 	return p.authentication(t, said, grant), nil
+}
+
+// notBound is about bearer tokens where bound ones were asked for, which whoever
+// wants them has to look at (RFC 9449, section 5).
+func notBound(op string) error {
+	return misconfigured(op, authcall.BrokenAnswer, "the tokens are not bound to the device's key; the provider, or this client of it, does not know DPoP")
 }
 
 // Credential checks an ID token that a page got from Google Identity Services

@@ -20,11 +20,11 @@ import (
 
 // Refresh exchanges a refresh token. A grant without a refresh or ID token says
 // that the old one stays; IDDoubt says why if there was an ID token that is not
-// taken. It fails as authapi.Client's does: with
-// domain.ErrInvalidGrant if the provider refuses the token for good, with
-// domain.ErrAuthMisconfigured if it does not take the broker, or answers with
-// tokens of somebody else, and with *domain.Unavailable in all other cases, an
-// answer that cannot be read among them. All are also an *authcall.Error.
+// taken. It fails as authapi.Client's does: with domain.ErrInvalidGrant if the
+// provider refuses the token for good, with domain.ErrAuthMisconfigured if it
+// does not take the broker, or answers with tokens of somebody else or with
+// unbound ones, and with *domain.Unavailable in all other cases, an answer that
+// cannot be read among them. All are also an *authcall.Error.
 func (p *Provider) Refresh(ctx context.Context, r domain.Renewal) (domain.Grant, error) {
 	const op = "refresh"
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
@@ -39,6 +39,9 @@ func (p *Provider) Refresh(ctx context.Context, r domain.Renewal) (domain.Grant,
 		return domain.Grant{}, p.noted(p.tokenFailed(ctx, op, err))
 	}
 	grant, err := p.grant(op, answer)
+	if err == nil && p.cfg.DPoP && !r.DPoPKey.Empty() && grant.TokenType != "" && !strings.EqualFold(grant.TokenType, dpop.TokenType) {
+		err = notBound(op)
+	}
 	if err == nil {
 		grant, err = p.samePerson(ctx, op, grant, r.Subject)
 	}
