@@ -336,10 +336,13 @@ func TestR40_LogoutTokensThatDoNotPass(t *testing.T) {
 	plain := func(token string) answer {
 		return h.browser().do("POST", "/auth/backchannel-logout", url.Values{"logout_token": {token}}.Encode(), asForm)
 	}
+	elsewhere := h.browser()
+	elsewhere.url, _ = h.replica()
 	foreign := h.house.LogoutClaims()
 	foreign["iss"] = "https://evil.example"
 	for name, a := range map[string]answer{
 		"the same again":       h.logout(claims),
+		"... at a replica":     elsewhere.do("POST", "/auth/backchannel-logout", url.Values{"logout_token": {h.house.LogoutToken(claims)}}.Encode(), asForm),
 		"an issuer of nobody":  plain(h.house.LogoutToken(foreign)),
 		"signed by another":    plain(h.other.LogoutToken(h.house.LogoutClaims())),
 		"the type of others":   plain(h.house.Sign(nil, h.house.LogoutClaims())),
