@@ -6,7 +6,9 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"cloakroom/app/authserver"
 	"cloakroom/infra/logging"
@@ -92,4 +94,31 @@ func TestExchangeAtTheBundledAuthServer(t *testing.T) {
 		t.Errorf("a logout token about a session = %d %s", a.StatusCode, a.body)
 	}
 	b.get("/auth/session").want(t, 401, "sign_in_required")
+}
+
+// TestProviderIsShownNoTokenOfTheAuthServer has an auth server with an ID token of
+// its own, which is over, so that it would go into the address of a logout.
+func TestProviderIsShownNoTokenOfTheAuthServer(t *testing.T) {
+	house := oidctest.New(t)
+	now := time.Now().Unix()
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		oidctest.Reply(w, 200, map[string]any{
+			"access_token": house.Sign(nil, map[string]any{"sub": "7", "exp": now + 300}), "refresh_token": "r", "token_type": "Bearer",
+			"id_token": house.Sign(nil, map[string]any{"sub": "7", "exp": now - 3600}),
+		})
+	}))
+	defer auth.Close()
+	h := newHouses(t, func(s *settings.Settings) {
+		s.AuthURL = must(url.Parse(auth.URL))
+		p := providerAt("house", house)
+		p.Exchange = settings.ExchangeAuthServer
+		s.Providers = []settings.Provider{p}
+	})
+	b := h.browser()
+	b.signInAt("house", house, "")
+	a := b.do("POST", "/auth/logout", "", asForm, fromUs, navigate)
+	_, address, _ := strings.Cut(a.Header.Get("Refresh"), "0; url=")
+	if to := must(url.Parse(address)); to.Path != oidctest.EndSessionPath || to.Query().Has("id_token_hint") {
+		t.Errorf("logging out leads to %s, with an ID token: %v", to.Path, to.Query().Has("id_token_hint"))
+	}
 }

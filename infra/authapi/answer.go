@@ -142,14 +142,12 @@ func (c *Client) grant(a answer) (domain.Grant, bool) {
 		return domain.Grant{}, false
 	}
 	tokenType, _ := text(a.fields[c.cfg.TokenTypeAnswer])
-	id, _ := text(a.fields[c.cfg.IDTokenAnswer])
 	return domain.Grant{
 		TokenType:   tokenType,
 		Access:      domain.NewSecret(access),
 		AccessLife:  life(a.fields[c.cfg.ExpiresInAnswer]),
 		Refresh:     domain.NewSecret(refresh),
 		RefreshLife: life(a.fields[c.cfg.RefreshExpiresInAnswer]),
-		ID:          domain.NewSecret(id),
 	}, true
 }
 

@@ -52,7 +52,6 @@ type Config struct {
 	ExpiresInAnswer        string // expires_in
 	RefreshExpiresInAnswer string // refresh_expires_in
 	TokenTypeAnswer        string // token_type
-	IDTokenAnswer          string // id_token
 
 	Timeout  time.Duration    // of one call, from waiting for a connection to the answer's last byte: 10 s
 	MaxConns int              // connections at once, for sign-ins and for refreshes each: 40; a call beyond waits, within its timeout
@@ -92,7 +91,6 @@ func New(cfg Config) *Client {
 		{&cfg.ExpiresInAnswer, "expires_in"},
 		{&cfg.RefreshExpiresInAnswer, "refresh_expires_in"},
 		{&cfg.TokenTypeAnswer, "token_type"},
-		{&cfg.IDTokenAnswer, "id_token"},
 	} {
 		if *name.field == "" {
 			*name.field = name.standard

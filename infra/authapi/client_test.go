@@ -173,16 +173,16 @@ func TestOwnNamesAndPathsBelowTheBase(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, pass, _ := r.BasicAuth()
 		asked = append(asked, r.URL.Path+" "+user+":"+pass)
-		fmt.Fprint(w, `{"at":"access","rt":"refresh","ttl":60,"rttl":"3600","tt":"Bearer","it":"id"}`)
+		fmt.Fprint(w, `{"at":"access","rt":"refresh","ttl":60,"rttl":"3600","tt":"Bearer"}`)
 	}))
 	t.Cleanup(web.Close)
 	c := newClient(t, strings.Replace(web.URL, "http://", "http://broker:pw@", 1)+"/api/v1", func(c *authapi.Config) {
 		c.LoginPath, c.RefreshPath = "auth/login/", "/auth/renew"
-		c.AccessTokenAnswer, c.RefreshTokenAnswer, c.IDTokenAnswer = "at", "rt", "it"
+		c.AccessTokenAnswer, c.RefreshTokenAnswer = "at", "rt"
 		c.ExpiresInAnswer, c.RefreshExpiresInAnswer, c.TokenTypeAnswer = "ttl", "rttl", "tt"
 	})
 	g := signIn(t, c)
-	if g.Access.Reveal() != "access" || g.Refresh.Reveal() != "refresh" || g.ID.Reveal() != "id" ||
+	if g.Access.Reveal() != "access" || g.Refresh.Reveal() != "refresh" ||
 		g.TokenType != "Bearer" || g.AccessLife != time.Minute || g.RefreshLife != time.Hour {
 		t.Errorf("grant: %+v", g)
 	}
