@@ -14,10 +14,7 @@ import (
 // Create implements repo.Store.
 func (s *Store) Create(ctx context.Context, r domain.Record) error {
 	r.Version, r.Lease = 1, free
-	args, err := values(r)
-	if err != nil {
-		return failed(ctx, "create", err)
-	}
+	args := values(r)
 	return s.change(ctx, "create", true, func(ctx context.Context) error {
 		created, err := exec(ctx, s.create, args...)
 		if err == nil && !created {
@@ -36,11 +33,7 @@ func (s *Store) Get(ctx context.Context, id domain.DeviceID) (domain.Record, err
 // Overwrite implements repo.Store.
 func (s *Store) Overwrite(ctx context.Context, r domain.Record, from int64) error {
 	r.Version, r.Lease = from+1, free
-	args, err := values(r)
-	if err != nil {
-		return failed(ctx, "overwrite", err)
-	}
-	args = append(args, r.DeviceID[:], from)
+	args := append(values(r), r.DeviceID[:], from)
 	return s.change(ctx, "overwrite", true, func(ctx context.Context) error {
 		return s.ifFound(ctx, r.DeviceID, domain.ErrConflict, s.overwrite, args...)
 	})

@@ -1,12 +1,12 @@
 package sqlitestore
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
 
 	"cloakroom/domain"
+	"cloakroom/repo"
 )
 
 // The columns of a device, in the order of scan and of values.
@@ -22,24 +22,16 @@ const (
 var placeholders = strings.Repeat("?, ", strings.Count(columns, ",")) + "?"
 
 // values returns what columns hold for r.
-func values(r domain.Record) ([]any, error) {
-	roles, err := json.Marshal(r.Roles)
-	if err != nil {
-		return nil, fmt.Errorf("roles: %w", err)
-	}
-	amr, err := json.Marshal(r.AMR)
-	if err != nil {
-		return nil, fmt.Errorf("amr: %w", err)
-	}
+func values(r domain.Record) []any {
 	t := r.Tokens
 	return []any{
-		r.DeviceID[:], r.TicketHash[:], r.Owner.Issuer, r.Owner.Subject, r.Email, r.EmailVerified, string(roles), r.Provider, r.SID,
+		r.DeviceID[:], r.TicketHash[:], r.Owner.Issuer, r.Owner.Subject, r.Email, r.EmailVerified, repo.JoinNames(r.Roles), r.Provider, r.SID,
 		t.TokenType, t.AccessIssued.UnixMilli(), t.AccessExpiry.UnixMilli(), t.RefreshExpiry.UnixMilli(),
 		r.Name, r.UserAgent, r.Persistent, r.CreatedAt.UnixMilli(), r.CreatedIP,
 		r.LastSeenAt.UnixMilli(), r.LastSeenIP, r.AuthTime.UnixMilli(), r.ExpiresAt.UnixMilli(),
-		r.Version, r.Lease.Owner, r.Lease.Until.UnixMilli(), t.Scope, r.ACR, string(amr), r.ProvedAt.UnixMilli(),
+		r.Version, r.Lease.Owner, r.Lease.Until.UnixMilli(), t.Scope, r.ACR, repo.JoinNames(r.AMR), r.ProvedAt.UnixMilli(),
 		blob(t.Access), blob(t.Refresh), blob(t.ID), blob(t.DPoPKey),
-	}, nil
+	}
 }
 
 // blob is never nil, which would be NULL.
@@ -65,11 +57,11 @@ func scanListed(row scanner) (domain.Record, error) {
 func listTargets(r *domain.Record) []any {
 	t := &r.Tokens
 	return []any{
-		fixed(r.DeviceID[:]), fixed(r.TicketHash[:]), &r.Owner.Issuer, &r.Owner.Subject, &r.Email, &r.EmailVerified, list{&r.Roles}, &r.Provider, &r.SID,
+		fixed(r.DeviceID[:]), fixed(r.TicketHash[:]), &r.Owner.Issuer, &r.Owner.Subject, &r.Email, &r.EmailVerified, names{&r.Roles}, &r.Provider, &r.SID,
 		&t.TokenType, millis{&t.AccessIssued}, millis{&t.AccessExpiry}, millis{&t.RefreshExpiry},
 		&r.Name, &r.UserAgent, &r.Persistent, millis{&r.CreatedAt}, &r.CreatedIP,
 		millis{&r.LastSeenAt}, &r.LastSeenIP, millis{&r.AuthTime}, millis{&r.ExpiresAt},
-		&r.Version, &r.Lease.Owner, millis{&r.Lease.Until}, &t.Scope, &r.ACR, list{&r.AMR}, millis{&r.ProvedAt},
+		&r.Version, &r.Lease.Owner, millis{&r.Lease.Until}, &t.Scope, &r.ACR, names{&r.AMR}, millis{&r.ProvedAt},
 	}
 }
 
@@ -79,7 +71,7 @@ type (
 	fixed  []byte
 	millis struct{ to *time.Time }
 	secret struct{ to *domain.Secret }
-	list   struct{ to *[]string }
+	names  struct{ to *[]string }
 )
 
 func (f fixed) Scan(value any) error {
@@ -109,10 +101,11 @@ func (s secret) Scan(value any) error {
 	return nil
 }
 
-func (l list) Scan(value any) error {
+func (n names) Scan(value any) (err error) {
 	got, ok := value.(string)
 	if !ok {
 		return fmt.Errorf("%T is no text", value)
 	}
-	return json.Unmarshal([]byte(got), l.to)
+	*n.to, err = repo.SplitNames(got)
+	return err
 }

@@ -136,10 +136,7 @@ func TestAChangeThatFailsFailsAlone(t *testing.T) {
 	broken := errors.New("broken")
 	var batch []*change
 	for n := range 5 {
-		args, err := values(numbered(n))
-		if err != nil {
-			t.Fatal(err)
-		}
+		args := values(numbered(n))
 		batch = append(batch, &change{ctx: t.Context(), answer: make(chan error, 1), run: func() error {
 			if _, err := exec(context.Background(), s.create, args...); err != nil {
 				return err
