@@ -93,7 +93,7 @@ func (s *Store) sound(t testing.TB) {
 		must(t, err)
 		values, err := s.client.HGetAll(t.Context(), s.deviceKey(id)).Result()
 		must(t, err)
-		r, err := parse(id, values)
+		r, err := parseAll(id, values)
 		must(t, err)
 		left, err := s.client.PTTL(t.Context(), s.deviceKey(id)).Result()
 		must(t, err)

@@ -3,6 +3,7 @@ package redisstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -81,27 +82,23 @@ func (s *Store) listed(ctx context.Context, ids []domain.DeviceID) ([]domain.Rec
 		return nil, err
 	}
 	pipe := s.client.Pipeline()
-	var answers []*redis.SliceCmd
+	var answers []*redis.StringSliceCmd
 	for _, id := range ids {
-		answers = append(answers, pipe.HMGet(ctx, s.deviceKey(id), listedFields...))
+		a := valuesOf(ctx, s.deviceKey(id), listedNames)
+		_ = pipe.Process(ctx, a)
+		answers = append(answers, a)
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	var found []domain.Record
 	for i, a := range answers {
-		row, err := a.Result()
+		values, err := a.Result()
 		if err != nil {
 			return nil, err
 		}
-		values := make(map[string]string, len(row))
-		for n, value := range row {
-			if text, there := value.(string); there {
-				values[listedFields[n]] = text
-			}
-		}
-		if values["version"] == "" {
+		r, err := parse(ids[i], listedFields, values)
+		if errors.Is(err, domain.ErrNotFound) {
 			continue
 		}
-		r, err := parse(ids[i], values)
 		if err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -29,13 +30,19 @@ type read struct {
 	ctx    context.Context
 	key    string
 	done   chan struct{} // closed when the rest is there
-	values map[string]string
+	values []string
 	err    error
 }
 
-// hash returns the fields of a hash, none if there is no such key. It was read
-// after the call began, and before it returned, unless ctx has ended.
-func (r *reads) hash(ctx context.Context, key string) (map[string]string, error) {
+// valuesOf reads some fields of a hash, "" for one that is missing. That costs less
+// than HGETALL, in whose answer each field's name has to be read as well.
+func valuesOf(ctx context.Context, key string, names []any) *redis.StringSliceCmd {
+	return redis.NewStringSliceCmd(ctx, slices.Concat([]any{"hmget", key}, names)...)
+}
+
+// values returns what a hash holds of all fields. It was read after the call
+// began, and before it returned, unless ctx has ended.
+func (r *reads) values(ctx context.Context, key string) ([]string, error) {
 	one := &read{ctx: ctx, key: key, done: make(chan struct{})}
 	r.mu.Lock()
 	r.waiting = append(r.waiting, one)
@@ -77,10 +84,11 @@ func (r *reads) send() {
 func (r *reads) sendBatch(batch []*read) {
 	ctx := context.Background()
 	pipe := r.client.Pipeline()
-	answers := make([]*redis.MapStringStringCmd, len(batch))
+	answers := make([]*redis.StringSliceCmd, len(batch))
 	for i, one := range batch {
 		if one.ctx.Err() == nil {
-			answers[i] = pipe.HGetAll(ctx, one.key)
+			answers[i] = valuesOf(ctx, one.key, fieldNames)
+			_ = pipe.Process(ctx, answers[i])
 		}
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error

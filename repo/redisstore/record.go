@@ -2,12 +2,13 @@ package redisstore
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	"cloakroom/domain"
+	"cloakroom/repo"
 )
 
 // field is one field of the hash that a record is. What is empty, false or the
@@ -65,19 +66,18 @@ var fields = []field{
 	moment("lease_until", func(r *domain.Record) *time.Time { return &r.Lease.Until }),
 }
 
-var (
-	fieldsByName = make(map[string]field)
-	// listedFields are the names of those that stand in lists.
-	listedFields []string
-)
+// listedFields are those that stand in lists.
+var listedFields = slices.DeleteFunc(slices.Clone(fields), func(f field) bool { return f.kind == secret })
 
-func init() {
-	for _, f := range fields {
-		fieldsByName[f.name] = f
-		if f.kind != secret {
-			listedFields = append(listedFields, f.name)
-		}
+// The same as arguments of a command.
+var fieldNames, listedNames = namesOf(fields), namesOf(listedFields)
+
+func namesOf(fields []field) []any {
+	names := make([]any, len(fields))
+	for i, f := range fields {
+		names[i] = f.name
 	}
+	return names
 }
 
 func (f field) as(kind fieldKind) field {
@@ -152,13 +152,9 @@ func names(name string, at func(*domain.Record) *[]string) field {
 			if len(*at(r)) == 0 {
 				return ""
 			}
-			list, err := json.Marshal(*at(r))
-			if err != nil {
-				panic(err) // strings can always be marshalled
-			}
-			return string(list)
+			return repo.JoinNames(*at(r))
 		},
-		func(r *domain.Record, value string) error { return json.Unmarshal([]byte(value), at(r)) },
+		func(r *domain.Record, value string) (err error) { *at(r), err = repo.SplitNames(value); return err },
 	}
 }
 
@@ -193,18 +189,31 @@ func tokenPairs(t domain.Tokens) []any {
 	return all
 }
 
-// parse reads fields and values. Fields that it does not know are the store's
-// own. The error names the field and not its value.
-func parse(id domain.DeviceID, values map[string]string) (domain.Record, error) {
+// parse makes a record of the values of some fields, in their order; one that is
+// empty is missing. The error names the field and not its value, and is
+// domain.ErrNotFound if there is no record.
+func parse(id domain.DeviceID, fields []field, values []string) (domain.Record, error) {
 	r := domain.Record{DeviceID: id}
-	for name, value := range values {
-		f, known := fieldsByName[name]
-		if !known {
+	for i, f := range fields {
+		if values[i] == "" {
 			continue
 		}
-		if err := f.write(&r, value); err != nil {
-			return domain.Record{}, fmt.Errorf("device %v: field %s is damaged", id, name)
+		if err := f.write(&r, values[i]); err != nil {
+			return domain.Record{}, fmt.Errorf("device %v: field %s is damaged", id, f.name)
 		}
 	}
+	if r.Version == 0 {
+		return domain.Record{}, domain.ErrNotFound
+	}
 	return r, nil
+}
+
+// parseAll makes a record of a whole hash. Fields that it does not know are the
+// store's own.
+func parseAll(id domain.DeviceID, hash map[string]string) (domain.Record, error) {
+	values := make([]string, len(fields))
+	for i, f := range fields {
+		values[i] = hash[f.name]
+	}
+	return parse(id, fields, values)
 }

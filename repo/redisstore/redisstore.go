@@ -149,22 +149,22 @@ func (s *Store) Get(ctx context.Context, id domain.DeviceID) (domain.Record, err
 	if err := ctx.Err(); err != nil {
 		return domain.Record{}, failed(ctx, "get", err)
 	}
-	values, err := s.hash(ctx, s.deviceKey(id))
+	values, err := s.values(ctx, s.deviceKey(id))
 	if err != nil {
 		return domain.Record{}, failed(ctx, "get", err)
 	}
-	if values["version"] == "" {
-		return domain.Record{}, domain.ErrNotFound
-	}
-	r, err := parse(id, values)
+	r, err := parse(id, fields, values)
 	return r, failed(ctx, "get", err)
 }
 
-func (s *Store) hash(ctx context.Context, key string) (map[string]string, error) {
+// values returns what a hash holds of all fields.
+func (s *Store) values(ctx context.Context, key string) ([]string, error) {
 	if s.together != nil {
-		return s.together.hash(ctx, key)
+		return s.together.values(ctx, key)
 	}
-	return s.client.HGetAll(ctx, key).Result()
+	read := valuesOf(ctx, key, fieldNames)
+	_ = s.client.Process(ctx, read)
+	return read.Result()
 }
 
 // ReplaceTokens implements repo.Store.
@@ -215,9 +215,9 @@ func (s *Store) deletion(id domain.DeviceID, from int64, fields ...any) *call {
 
 // deleted reads the record that a deletion returned. Its entries can go.
 func (s *Store) deleted(id domain.DeviceID, rep reply) (r domain.Record, entries []redis.Cmder, err error) {
-	values := rep.fields()
-	r, err = parse(id, values)
-	return r, s.entriesOf(r, values["entry"]), err
+	hash := rep.fields()
+	r, err = parseAll(id, hash)
+	return r, s.entriesOf(r, hash["entry"]), err
 }
 
 // TakeLease implements repo.Store.
@@ -227,7 +227,7 @@ func (s *Store) TakeLease(ctx context.Context, id domain.DeviceID, owner string,
 	if held != nil && !errors.Is(held, domain.ErrLeaseHeld) {
 		return domain.Record{}, failed(ctx, "take the lease", held)
 	}
-	r, err := parse(id, c.reply.fields())
+	r, err := parseAll(id, c.reply.fields())
 	if err != nil {
 		return domain.Record{}, failed(ctx, "take the lease", err)
 	}

@@ -38,7 +38,7 @@ func TestALostAnswerIsNoFalseAnswer(t *testing.T) {
 			call          func(domain.Record) error
 			want          func(*domain.Record)
 		}{
-			{"Get", "hgetall",
+			{"Get", "hmget",
 				func(r domain.Record) error { _, err := s.Get(ctx, r.DeviceID); return err },
 				func(*domain.Record) {}},
 			{"Overwrite", "ticket_hash",
