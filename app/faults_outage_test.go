@@ -70,18 +70,17 @@ func TestR10_OutageSignsNobodyOut(t *testing.T) {
 			}
 			at := w.replicas(1)[0]
 			tickets := make([]string, devices)
-			var signedIn time.Time
-			for ; ; life *= 2 { // where signing in alone takes too much of it
+			var first, last time.Time // when they have signed in
+			for ; ; life *= 2 {       // where that alone takes too much of it
 				w.auth.Set(func(c *authapitest.Options) { c.AccessLife = life })
-				signedIn = time.Now()
+				first = time.Now()
 				for i := range tickets {
 					tickets[i] = at.signIn()
 				}
-				took := time.Since(signedIn)
-				if took <= life/2 {
+				last = time.Now()
+				if took := last.Sub(first); took <= life/2 {
 					break
-				}
-				if took > patience {
+				} else if took > patience {
 					t.Fatalf("%d sign-ins took %v", devices, took)
 				}
 			}
@@ -89,12 +88,12 @@ func TestR10_OutageSignsNobodyOut(t *testing.T) {
 			w.auth.Set(func(c *authapitest.Options) { c.AccessLife = longLife })
 
 			// Alive, though inside the margin, where a refresh is tried first.
-			<-time.After(time.Until(signedIn.Add(life - 250*time.Millisecond)))
+			<-time.After(time.Until(first.Add(life - 250*time.Millisecond)))
 			a := at.get(tickets[0])
-			if alive := time.Since(signedIn) < life; a.status != http.StatusOK && alive {
+			if alive := time.Since(first) < life; a.status != http.StatusOK && alive {
 				t.Errorf("with a token that lives: %v", a)
 			}
-			<-time.After(time.Until(signedIn.Add(life + time.Second)))
+			<-time.After(time.Until(last.Add(life)))
 			atOnce(devices, func(i int) {
 				a := at.want(tickets[i], http.StatusServiceUnavailable, "auth_server_unavailable")
 				if a.header.Get("Retry-After") == "" || len(a.header.Values("Set-Cookie")) != 0 {
@@ -114,6 +113,7 @@ func TestR10_OutageSignsNobodyOut(t *testing.T) {
 				t.Errorf("%d calls of the auth server in %v of outage", n, time.Since(begun))
 			}
 
+			late := lateness(t)
 			o.end(w)
 			back := time.Now()
 			atOnce(devices, func(i int) {
@@ -128,8 +128,8 @@ func TestR10_OutageSignsNobodyOut(t *testing.T) {
 					}
 					<-time.After(20 * time.Millisecond)
 				}
-				if took := time.Since(back); took > time.Second {
-					t.Errorf("works again %v after the auth server's return", took)
+				if took := time.Since(back); took-late() > time.Second {
+					t.Errorf("works again %v after the auth server's return, on a machine that took %v of it", took, late())
 				}
 			})
 			w.noTheft()

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -268,3 +269,24 @@ func slow(d time.Duration) authapitest.Behaviour {
 // long reports whether the tests are to take the time that they need for every
 // number in the requirements.
 func long() bool { return os.Getenv("CLOAKROOM_TEST_LONG") != "" }
+
+// lateness begins to measure for how long the machine, busy with something else,
+// keeps everybody here waiting: by how much short pauses are far too long.
+func lateness(t *testing.T) (soFar func() time.Duration) {
+	const pause = 5 * time.Millisecond
+	var late atomic.Int64
+	over := make(chan struct{})
+	var measuring sync.WaitGroup
+	measuring.Go(func() {
+		for begun := time.Now(); ; begun = time.Now() {
+			select {
+			case <-time.After(pause):
+				late.Add(int64(max(time.Since(begun)-2*pause, 0)))
+			case <-over:
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { close(over); measuring.Wait() })
+	return func() time.Duration { return time.Duration(late.Load()) }
+}
