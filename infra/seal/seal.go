@@ -95,7 +95,8 @@ func (r *Keyring) Seal(plain domain.Secret, device domain.DeviceID, field string
 }
 
 // Open decrypts what Seal made for the same field of the same device. Anything
-// else is ErrUnknownKey or ErrNotAuthentic and gives no part of the text.
+// else is ErrUnknownKey or ErrNotAuthentic and gives no part of the text. Sealed is
+// overwritten.
 func (r *Keyring) Open(sealed []byte, device domain.DeviceID, field string) (domain.Secret, error) {
 	id, err := SealedBy(sealed)
 	if err != nil {
@@ -111,7 +112,7 @@ func (r *Keyring) Open(sealed []byte, device domain.DeviceID, field string) (dom
 	}
 	header := headerSize + len(id)
 	nonceEnd := header + chacha20poly1305.NonceSizeX
-	plain, err := aead.Open(nil, sealed[header:nonceEnd], sealed[nonceEnd:], place(sealed[:header], device, field))
+	plain, err := aead.Open(sealed[nonceEnd:nonceEnd], sealed[header:nonceEnd], sealed[nonceEnd:], place(sealed[:header], device, field))
 	if err != nil {
 		return domain.Secret{}, fmt.Errorf("open %s: %w", field, ErrNotAuthentic)
 	}
@@ -150,8 +151,9 @@ func (r *Keyring) Format(f fmt.State, _ rune) {
 // and the field. Each part is preceded by its length, so that no two places
 // have the same bytes.
 func place(header []byte, device domain.DeviceID, field string) []byte {
-	var data []byte
-	for _, part := range [][]byte{[]byte(label), header, device[:], []byte(field)} {
+	parts := [][]byte{[]byte(label), header, device[:], []byte(field)}
+	data := make([]byte, 0, 4*len(parts)+len(label)+len(header)+len(device)+len(field))
+	for _, part := range parts {
 		data = binary.BigEndian.AppendUint32(data, uint32(len(part)))
 		data = append(data, part...)
 	}

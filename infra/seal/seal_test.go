@@ -66,7 +66,7 @@ func TestR12_SealedFieldsOpenInTheirPlace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := r.Open(envelope, phone, "access_token")
+		got, err := r.Open(bytes.Clone(envelope), phone, "access_token")
 		if err != nil || got.Reveal() != plain {
 			t.Errorf("Open gives %d bytes, %v; want the %d that were sealed", len(got.Reveal()), err, len(plain))
 		}
@@ -89,7 +89,7 @@ func TestR12_NothingOpensElsewhere(t *testing.T) {
 		{"a longer field", phone, "access_token2"},
 		{"no field", phone, ""},
 	} {
-		got, err := r.Open(envelope, tt.device, tt.field)
+		got, err := r.Open(bytes.Clone(envelope), tt.device, tt.field)
 		if !errors.Is(err, seal.ErrNotAuthentic) || !got.Empty() {
 			t.Errorf("%s: Open = %q, %v; want nothing and ErrNotAuthentic", tt.name, got.Reveal(), err)
 		}
@@ -101,7 +101,7 @@ func TestR12_EveryAlterationIsSeen(t *testing.T) {
 	envelope := sealed(t, r, "access_token")
 	refused := func(what string, altered []byte) {
 		t.Helper()
-		got, err := r.Open(altered, phone, "access_token")
+		got, err := r.Open(bytes.Clone(altered), phone, "access_token")
 		if !errors.Is(err, seal.ErrNotAuthentic) && !errors.Is(err, seal.ErrUnknownKey) {
 			t.Errorf("%s: err = %v, want ErrNotAuthentic or ErrUnknownKey", what, err)
 		}
@@ -128,7 +128,7 @@ func TestKeysRotate(t *testing.T) {
 	before := sealed(t, keyring(t, old), "access_token")
 
 	both := keyring(t, next, old)
-	if got, err := both.Open(before, phone, "access_token"); err != nil || got.Reveal() != token.Reveal() {
+	if got, err := both.Open(bytes.Clone(before), phone, "access_token"); err != nil || got.Reveal() != token.Reveal() {
 		t.Errorf("what the old key sealed does not open once there is a new one: %v", err)
 	}
 	after := sealed(t, both, "access_token")
@@ -140,14 +140,14 @@ func TestKeysRotate(t *testing.T) {
 	}
 
 	alone := keyring(t, next)
-	if _, err := alone.Open(before, phone, "access_token"); !errors.Is(err, seal.ErrUnknownKey) {
+	if _, err := alone.Open(bytes.Clone(before), phone, "access_token"); !errors.Is(err, seal.ErrUnknownKey) {
 		t.Errorf("without the old key: %v, want ErrUnknownKey", err)
 	}
-	if _, err := alone.Open(after, phone, "access_token"); err != nil {
+	if _, err := alone.Open(bytes.Clone(after), phone, "access_token"); err != nil {
 		t.Errorf("what the new key sealed needs the old one: %v", err)
 	}
 	renamed := keyring(t, key(t, "old", 2))
-	if _, err := renamed.Open(before, phone, "access_token"); !errors.Is(err, seal.ErrNotAuthentic) {
+	if _, err := renamed.Open(bytes.Clone(before), phone, "access_token"); !errors.Is(err, seal.ErrNotAuthentic) {
 		t.Errorf("another key of the same id: %v, want ErrNotAuthentic", err)
 	}
 }
@@ -262,7 +262,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte{1, 255, 'k'})
 	f.Add(genuine[:len(genuine)-16])
 	f.Fuzz(func(t *testing.T, envelope []byte) {
-		got, err := r.Open(envelope, phone, "access_token")
+		got, err := r.Open(bytes.Clone(envelope), phone, "access_token")
 		if err == nil && !bytes.Equal(envelope, genuine) {
 			t.Fatalf("a forged envelope opens: %x", envelope)
 		}
