@@ -69,7 +69,7 @@ func NewTransport(c Config) *Transport {
 	setDefault(&c.HeaderTimeout, 30*time.Second)
 	setDefault(&c.IdleTimeout, 30*time.Second)
 	setDefault(&c.MaxIdlePerHost, 512)
-	t := &Transport{http: newHTTPTransport(c), upgrades: newHTTPTransport(c)}
+	t := &Transport{http: newHTTPTransport(c, "h2", "http/1.1"), upgrades: newHTTPTransport(c, "http/1.1")}
 	t.http.Protocols = new(http.Protocols)
 	t.http.Protocols.SetHTTP1(!c.H2C)
 	t.http.Protocols.SetHTTP2(!c.H2C)
@@ -80,12 +80,13 @@ func NewTransport(c Config) *Transport {
 	return t
 }
 
-func newHTTPTransport(c Config) *http.Transport {
+// newHTTPTransport returns one that offers protocols over TLS.
+func newHTTPTransport(c Config, protocols ...string) *http.Transport {
+	plain := dial(c.ConnectTimeout, c.Socket)
 	return &http.Transport{
 		Proxy:                  nil, // the environment's has no say in where requests go
-		DialContext:            dial(c.ConnectTimeout, c.Socket),
-		TLSClientConfig:        c.TLS.Clone(), // net/http adds to it
-		TLSHandshakeTimeout:    c.ConnectTimeout,
+		DialContext:            plain,
+		DialTLSContext:         secure(plain, c, protocols),
 		ResponseHeaderTimeout:  max(c.HeaderTimeout, 0),
 		DisableCompression:     true, // bodies travel as they are
 		MaxIdleConns:           2 * c.MaxIdlePerHost,
@@ -102,7 +103,41 @@ type unsent struct{ error }
 
 func (e unsent) Unwrap() error { return e.error }
 
-func dial(timeout time.Duration, socket string) func(ctx context.Context, network, address string) (net.Conn, error) {
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// secure is plain with TLS above it. net/http would not say of an error in its
+// own handshake that nothing was sent yet.
+func secure(plain dialFunc, c Config, protocols []string) dialFunc {
+	base := c.TLS.Clone()
+	if base == nil {
+		base = new(tls.Config)
+	}
+	base.NextProtos = protocols
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, unsent{err}
+		}
+		under, err := plain(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		config := base.Clone()
+		if config.ServerName == "" {
+			config.ServerName = host
+		}
+		over := tls.Client(under, config)
+		within, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
+		defer cancel()
+		if err := over.HandshakeContext(within); err != nil {
+			under.Close()
+			return nil, unsent{err}
+		}
+		return over, nil
+	}
+}
+
+func dial(timeout time.Duration, socket string) dialFunc {
 	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if socket != "" {
@@ -157,7 +192,7 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			kind = TimedOut
 		}
-		return nil, &Error{Kind: kind, Unsent: errors.As(err, new(unsent)) || errors.As(err, new(*tls.CertificateVerificationError)), Err: err}
+		return nil, &Error{Kind: kind, Unsent: errors.As(err, new(unsent)), Err: err}
 	case in.StatusCode == http.StatusSwitchingProtocols:
 		return switched(r, in)
 	case in.StatusCode < 200:
