@@ -167,36 +167,38 @@ type Overlap struct {
 	Open bool
 }
 
-// Overlaps returns the overlaps of the routes, each with the nearest route around
-// it.
+// Overlaps returns the overlaps of the routes: each with the routes that would
+// get its requests if it were not there.
 func Overlaps(routes []Route) (list []Overlap) {
 	for i, r := range routes {
-		around := -1
-		for j, other := range routes {
-			if i != j && takesFrom(r, other) && (around < 0 || takesFrom(other, routes[around])) {
-				around = j
-			}
+		var others []int
+		for _, host := range places(r) {
+			others = append(others, instead(routes, i, host)...)
 		}
-		if around < 0 {
-			continue
+		slices.Sort(others)
+		for _, j := range slices.Compact(others) {
+			list = append(list, overlap(r, routes[j]))
 		}
-		from := routes[around]
-		text := fmt.Sprintf("route %s takes requests from %s", r.place(), from.place())
-		if len(r.Hosts) > 0 && len(from.Hosts) == 0 && len(from.Prefix) > len(r.Prefix) {
-			text += ", although that has the longer path: a host comes first"
-		}
-		open := openness(r) > openness(from)
-		switch {
-		case open:
-			text += fmt.Sprintf(", and asks for less: auth is %s there and %s here", from.AuthMode(), r.AuthMode())
-		case len(from.Roles) > 0 && len(r.Roles) == 0:
-			text, open = text+", and asks for less: a role is needed there and none here", true
-		case len(from.Scopes) > 0 && len(r.Scopes) == 0:
-			text, open = text+", and asks for less: a scope is needed there and none here", true
-		}
-		list = append(list, Overlap{text, open})
 	}
 	return list
+}
+
+func overlap(r, from Route) Overlap {
+	text := fmt.Sprintf("route %s takes requests from %s", r.place(), from.place())
+	if len(from.Prefix) > len(r.Prefix) {
+		text += ", although that has the longer path: a host comes first"
+	}
+	switch {
+	case openness(r) > openness(from):
+		text += fmt.Sprintf(", and asks for less: auth is %s there and %s here", from.AuthMode(), r.AuthMode())
+	case len(from.Roles) > 0 && len(r.Roles) == 0:
+		text += ", and asks for less: a role is needed there and none here"
+	case len(from.Scopes) > 0 && len(r.Scopes) == 0:
+		text += ", and asks for less: a scope is needed there and none here"
+	default:
+		return Overlap{Text: text}
+	}
+	return Overlap{Text: text, Open: true}
 }
 
 func openness(r Route) int {
@@ -209,18 +211,37 @@ func openness(r Route) int {
 	return 0
 }
 
-// takesFrom reports whether there is a request that r gets and that would be
-// other's without it.
-func takesFrom(r, other Route) bool {
-	byHost := len(r.Hosts) > 0 && len(other.Hosts) == 0
-	if !byHost {
-		common := len(r.Hosts) == len(other.Hosts) // both any, or
-		if len(r.Hosts) > 0 {
-			common = slices.ContainsFunc(r.Hosts, func(h string) bool { return slices.Contains(other.Hosts, h) })
+// instead returns the routes that would get the requests of one for a host if it
+// were not there: the nearest around it, for that host if there is one. If not,
+// those for any host that are below it get some as well.
+func instead(routes []Route, of int, host string) []int {
+	r, list := routes[of], []int(nil)
+	nearest := around(routes, of, host, r.Prefix)
+	if nearest < 0 && host != "" {
+		nearest = around(routes, of, "", r.Prefix)
+		for j, other := range routes {
+			below := len(other.Hosts) == 0 && other.Prefix != r.Prefix && within(other.Prefix, r.Prefix)
+			if below && around(routes, of, host, other.Prefix) < 0 {
+				list = append(list, j)
+			}
 		}
-		return common && r.Prefix != other.Prefix && within(r.Prefix, other.Prefix)
 	}
-	return within(r.Prefix, other.Prefix) || within(other.Prefix, r.Prefix)
+	if nearest >= 0 {
+		list = append(list, nearest)
+	}
+	return list
+}
+
+// around returns the route for a host, "" being any, that has the longest path
+// around path, without looking at the route but; -1 if there is none.
+func around(routes []Route, but int, host, path string) int {
+	nearest := -1
+	for j, r := range routes {
+		if j != but && slices.Contains(places(r), host) && within(path, r.Prefix) && (nearest < 0 || len(r.Prefix) > len(routes[nearest].Prefix)) {
+			nearest = j
+		}
+	}
+	return nearest
 }
 
 // within is under for a base that may be the root.

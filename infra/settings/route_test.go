@@ -228,7 +228,10 @@ func TestOverlaps(t *testing.T) {
 		"route /api takes requests from /, and asks for less: auth is required there and optional here true",
 		"route /api/v2 takes requests from /api false",
 		"route /apis takes requests from / false",
+		"route x.example/ takes requests from / false",
+		"route x.example/ takes requests from /api, although that has the longer path: a host comes first false",
 		"route x.example/ takes requests from /api/v2, although that has the longer path: a host comes first false",
+		"route x.example/ takes requests from /apis, although that has the longer path: a host comes first false",
 		"route x.example/open takes requests from x.example/, and asks for less: auth is required there and none here true",
 		"route y.example/a takes requests from / false",
 		"route y.example/a/b takes requests from y.example/a, and asks for less: a role is needed there and none here true",
@@ -240,6 +243,42 @@ func TestOverlaps(t *testing.T) {
 	}
 	if settings.Overlaps(s.Routes[3:4]) != nil {
 		t.Error("a route overlaps with itself")
+	}
+}
+
+// A route for a host takes from every route for any host that is below it, unless
+// another one for the host does, and of two hosts' routes from both.
+func TestOverlapsOfHosts(t *testing.T) {
+	s, _, problems := withRoutes(`
+  - {prefix: /api, upstream: http://h}
+  - {prefix: /admin, upstream: http://h, role: [admin]}
+  - {prefix: /admin/logs, upstream: http://h, role: [admin]}
+  - {host: [x.example, y.example], upstream: http://h}
+  - {host: x.example, prefix: /admin, upstream: http://h, role: [admin]}
+  - {host: y.example, prefix: /a, upstream: http://h, role: [admin]}
+  - {host: [x.example, y.example], prefix: /a/b, upstream: http://h}
+`, nil).load(t)
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	var got []string
+	for _, o := range settings.Overlaps(s.Routes) {
+		got = append(got, fmt.Sprint(o.Text, " ", o.Open))
+	}
+	const longer = ", although that has the longer path: a host comes first"
+	const role = ", and asks for less: a role is needed there and none here true"
+	want := []string{
+		"route /admin/logs takes requests from /admin false",
+		"route x.example|y.example/ takes requests from /api" + longer + " false",
+		"route x.example|y.example/ takes requests from /admin" + longer + role,
+		"route x.example|y.example/ takes requests from /admin/logs" + longer + role,
+		"route x.example/admin takes requests from x.example|y.example/ false",
+		"route y.example/a takes requests from x.example|y.example/ false",
+		"route x.example|y.example/a/b takes requests from x.example|y.example/ false",
+		"route x.example|y.example/a/b takes requests from y.example/a" + role,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
