@@ -42,6 +42,7 @@ func bodyOf(h *head, method string) body {
 		b.reusable = b.reusable && !h.chunked && h.length == 0
 	case h.status == 304:
 		b.ended = true
+		b.reusable = b.reusable && !h.chunked && h.length <= 0 // as with 204
 	case h.chunked:
 		b.framing = chunked
 	case h.length < 0:

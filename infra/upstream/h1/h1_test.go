@@ -250,14 +250,20 @@ func TestBodyToHEADIsNoAnswer(t *testing.T) {
 	}
 }
 
-func TestBodyOf204IsNoAnswer(t *testing.T) {
-	up := enginetest.Raw(t, enginetest.Answering("HTTP/1.1 204 No Content\r\nContent-Length: 40\r\n\r\n"))
-	e := open(t, Config{})
-	for range 3 {
-		enginetest.Do(t, e, up.Get("/"))
-	}
-	if n := up.Conns.Load(); n != 3 {
-		t.Errorf("%d connections", n)
+// Nor is what comes late behind a status that has no body, but says how long it is.
+func TestBodyThatCannotBeIsNoAnswer(t *testing.T) {
+	for _, head := range []string{
+		"HTTP/1.1 204 No Content\r\nContent-Length: 40", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked",
+		"HTTP/1.1 304 Not Modified\r\nContent-Length: 40", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked",
+	} {
+		up := enginetest.Raw(t, enginetest.Answering(head+"\r\n\r\n"))
+		e := open(t, Config{})
+		for range 3 {
+			enginetest.Do(t, e, up.Get("/"))
+		}
+		if n := up.Conns.Load(); n != 3 {
+			t.Errorf("%s: %d connections", head, n)
+		}
 	}
 }
 
