@@ -85,6 +85,7 @@ func (h *handlers) answerOf(c *fiber.Ctx, x *exchange, v usecase.Visit, cookies 
 	if x.body, err = receive(x.ctx, c.Context(), out, to.MaxBody); err != nil {
 		return reply{}, err
 	}
+	x.body.limitWait(to.FirstByteTimeout, func() { x.cut(errUpstreamSilent) })
 	out.Upgrade = upgradeOf(c)
 	var tokens domain.Tokens // none on a route that everybody may use
 	if known {
@@ -118,6 +119,7 @@ func (x *exchange) ask(to destination, out *upstream.Request) (*upstream.Respons
 	if err != nil {
 		return nil, err
 	}
+	x.body.answer()
 	if to.IdleTimeout > 0 && r.Tunnel == nil {
 		r.Body = upstream.LimitSilence(r.Body, to.IdleTimeout, func() { x.cut(errUpstreamSilent) })
 	}

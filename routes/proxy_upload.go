@@ -46,6 +46,10 @@ type upload struct {
 	ended    atomic.Bool // all of it has come
 	detached atomic.Bool // nobody wants more of it
 
+	wait     time.Duration // of the upstream's for more, see limitWait
+	stalled  *time.Timer   // runs between two reads; nil: there is no limit
+	answered atomic.Bool   // the upstream has begun its answer
+
 	forget func() bool // stops watching the exchange's context
 	waking sync.Mutex
 	woken  bool // by interrupt
@@ -95,6 +99,52 @@ func receive(ctx context.Context, fctx *fasthttp.RequestCtx, out *upstream.Reque
 	}
 	out.Body, _ = u.rewind()
 	return u, nil
+}
+
+// limitWait bounds for how long the upstream may take no more of the body while
+// it has not begun to answer: cut is called then, and has to end the exchange.
+// There is no limit if it is 0.
+func (u *upload) limitWait(limit time.Duration, cut func()) {
+	if u == nil || limit == 0 || u.ended.Load() {
+		return
+	}
+	u.wait = limit
+	u.stalled = time.AfterFunc(limit, func() {
+		if !u.answered.Load() {
+			cut()
+		}
+	})
+	u.stalled.Stop()
+}
+
+// taking notes that the upstream wants more of the body: if nothing comes, that is
+// not its doing.
+func (u *upload) taking() {
+	if u.stalled != nil {
+		u.stalled.Stop()
+	}
+}
+
+// taken notes that the upstream has got some of the body. The limit begins with
+// that. When there is no more, it stands behind the engine's own, which begins
+// later, when all of the body is sent.
+func (u *upload) taken(all bool) {
+	switch {
+	case u.stalled == nil || u.answered.Load() || u.detached.Load():
+	case all:
+		u.stalled.Reset(2 * u.wait)
+	default:
+		u.stalled.Reset(u.wait)
+	}
+}
+
+// answer notes that the upstream has begun its answer. It may take its time for
+// the rest of the body now.
+func (u *upload) answer() {
+	if u != nil && u.stalled != nil {
+		u.answered.Store(true)
+		u.stalled.Stop()
+	}
 }
 
 // announce lets the trailer fields through that the client has announced and
@@ -193,6 +243,7 @@ func (u *upload) detach(client net.Conn) {
 	u.waking.Lock()
 	defer u.waking.Unlock()
 	u.detached.Store(true)
+	u.taking()
 	if !u.mu.TryLock() {
 		u.woken = true
 		_ = client.SetReadDeadline(time.Unix(1, 0))
@@ -262,6 +313,15 @@ type reading struct {
 func (r *reading) Read(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.taking()
+	n, err := r.next(p)
+	if err == nil || err == io.EOF {
+		r.taken(err == io.EOF || r.at == r.length)
+	}
+	return n, err
+}
+
+func (r *reading) next(p []byte) (int, error) {
 	if r.at == r.read {
 		n, err := r.more(p)
 		r.at += int64(n)

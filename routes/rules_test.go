@@ -423,6 +423,54 @@ func TestIdleTimeoutOfARoute(t *testing.T) {
 	}
 }
 
+// endless is a body that goes on until its reader gives up.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// An upstream that takes no more of a body has stopped, like one that does not
+// answer. A client that is slow, and an upstream that answers first, have not.
+func TestUpstreamThatTakesNoMoreOfABody(t *testing.T) {
+	over := make(chan struct{})
+	f := newRuled(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/stopped":
+			<-over
+			return
+		case "/answered":
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			w.WriteHeader(200)
+			_ = http.NewResponseController(w).Flush()
+			<-time.After(500 * time.Millisecond)
+		}
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+	}), routes.Route{FirstByteTimeout: 200 * time.Millisecond})
+	t.Cleanup(func() { close(over) })
+	for _, length := range []int64{-1, 1 << 40} {
+		r := f.request("POST", "/stopped", endless{}, "X-CSRF", "1")
+		r.ContentLength = length
+		if resp, body := f.do(r); resp.StatusCode != 504 || code(body) != "upstream_timeout" {
+			t.Errorf("of %d bytes: %d %s", length, resp.StatusCode, body)
+		}
+	}
+	body, feed := io.Pipe()
+	go func() {
+		for range 4 {
+			_, _ = feed.Write(make([]byte, 10_000))
+			<-time.After(100 * time.Millisecond)
+		}
+		feed.Close()
+	}()
+	if resp, body := f.do(f.request("POST", "/steady", body, "X-CSRF", "1")); resp.StatusCode != 200 || body != "40000 <nil>" {
+		t.Errorf("from a slow client: %d %s", resp.StatusCode, body)
+	}
+	large := io.LimitReader(endless{}, 20<<20)
+	if resp, body := f.do(f.request("POST", "/answered", large, "X-CSRF", "1")); resp.StatusCode != 200 || body != "20971520 <nil>" {
+		t.Errorf("after the answer's beginning: %d %s", resp.StatusCode, body)
+	}
+}
+
 func TestR24_HostsChooseAmongRoutesAndNothingElse(t *testing.T) {
 	shop, api, anyone := newRecorder(), newRecorder(), newRecorder()
 	evil := newRecorder()

@@ -33,6 +33,10 @@ type Route struct {
 	Methods     []string      // the ones that are taken; none means all. GET takes HEAD along
 	MaxBody     int64         // bytes of a request's body; 0: any
 	IdleTimeout time.Duration // of silence within an answer; 0: any
+	// FirstByteTimeout is for how long an upstream that has not answered may take
+	// nothing of a request's body; 0: any. The wait for the answer to the whole is
+	// the Engine's to bound.
+	FirstByteTimeout time.Duration
 	// SetHeaders are put into every request, in the place of the client's.
 	SetHeaders []upstream.Field
 	// HideHeaders are left out of every answer.

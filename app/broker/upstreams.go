@@ -49,7 +49,7 @@ func newTable(s settings.Settings, before upstreams, log *slog.Logger) (*routes.
 			e = newEngine(r, key, log)
 		}
 		engines[key] = e
-		list = append(list, tableRoute(r, e))
+		list = append(list, tableRoute(r, key.firstByte, e))
 	}
 	table, err := routes.NewTable(list)
 	if err != nil {
@@ -123,7 +123,7 @@ func engineOf(c upstream.Config) engine {
 	return upstream.Choice{Plain: h1.New(plain), Other: upstream.NewTransport(c)}
 }
 
-func tableRoute(r settings.Route, e engine) routes.Route {
+func tableRoute(r settings.Route, firstByte time.Duration, e engine) routes.Route {
 	out := routes.Route{
 		Route: upstream.Route{
 			Hosts: r.Hosts, Prefix: r.Prefix, Target: r.Upstreams[0].Target(), StripPrefix: r.StripPrefix, Rewrite: r.RewritePrefix,
@@ -137,6 +137,7 @@ func tableRoute(r settings.Route, e engine) routes.Route {
 		Methods:           r.Methods,
 		MaxBody:           int64(r.MaxBody),
 		IdleTimeout:       r.IdleTimeout,
+		FirstByteTimeout:  firstByte,
 		HideHeaders:       r.HideHeaders,
 	}
 	for _, name := range r.IdentityHeaders {
