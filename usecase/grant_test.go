@@ -9,13 +9,19 @@ import (
 	"cloakroom/usecase"
 )
 
-// sharing is a provider whose grants outlast a sign-in, and how often it has been
-// told to revoke a pair.
-func (w *world) sharing() (p usecase.Provider, b *usecase.Broker, told func() int) {
+// sharing is a provider whose grants outlast a sign-in, under further names too,
+// and how often it has been told to revoke a pair.
+func (w *world) sharing(names ...string) (p usecase.Provider, b *usecase.Broker, told func() int) {
 	w.Helper()
 	auth, p := w.second("other", "https://other.test")
 	p.SharesGrants = true
-	return p, w.brokerOf(p), func() int { return len(auth.Requests(authapitest.RevokePath)) }
+	list := []usecase.Provider{p}
+	for _, name := range names {
+		again := p
+		again.Name = name
+		list = append(list, again)
+	}
+	return p, w.brokerOf(list...), func() int { return len(auth.Requests(authapitest.RevokePath)) }
 }
 
 func (w *world) verifiedIn(p usecase.Provider, sid string) domain.Authentication {
@@ -63,6 +69,15 @@ func TestPairOfAGrantThatGoesOnIsNotRevoked(t *testing.T) {
 		})
 	}
 
+	t.Run("the same session, by another button", func(t *testing.T) {
+		w := newWorld(t)
+		p, b, told := w.sharing("again")
+		again := p // the same client, with another prompt or hint
+		again.Name = "again"
+		first, _ := w.admit(b, elsewhere(p, "", w.verifiedIn(p, "one")))
+		w.admit(b, elsewhere(again, first.Ticket, w.verifiedIn(again, "one")))
+		w.settled(told, false)
+	})
 	t.Run("all end", func(t *testing.T) {
 		w := newWorld(t)
 		p, b, told := w.sharing()

@@ -385,8 +385,9 @@ func (b *Broker) grantOver(ctx context.Context, r domain.Revocation) (bool, erro
 	list, err := b.store.ListByOwner(ctx, r.Owner)
 	now := b.now()
 	return err == nil && !slices.ContainsFunc(list, func(rec domain.Record) bool {
-		told := rec.SID != "" && r.SID != "" // of both, which session they are of
-		return rec.Provider == r.Provider && (!told || rec.SID == r.SID) && b.Lifetimes.Ended(rec, now) == domain.NotEnded
+		told := rec.SID != "" && r.SID != ""   // of both, which session they are of
+		at, known := b.providers[rec.Provider] // whatever its name: two may be of one client
+		return known && at.SharesGrants && (!told || rec.SID == r.SID) && b.Lifetimes.Ended(rec, now) == domain.NotEnded
 	}), err
 }
 
