@@ -184,10 +184,12 @@ func (h *handlers) start(c *fiber.Ctx, p *Provider, in pending, r domain.AuthReq
 	return address, h.keepPending(c, in)
 }
 
-// fromOwnPage reports whether a navigation began on a page of this site.
+// fromOwnPage reports whether somebody has left a page of this site for here. What
+// a page loads by itself, a picture or a frame, may be somebody else's words in it.
 func (h *handlers) fromOwnPage(c *fiber.Ctx) bool {
 	if site := c.Get("Sec-Fetch-Site"); site != "" {
-		return site == "same-origin"
+		dest := c.Get("Sec-Fetch-Dest")
+		return site == "same-origin" && (dest == "" || dest == "document")
 	}
 	from, err := url.Parse(c.Get(fiber.HeaderReferer))
 	return err == nil && from.Host != "" && h.ourOrigin(c, from.Scheme+"://"+from.Host)

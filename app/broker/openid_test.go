@@ -270,6 +270,7 @@ func TestR38_NobodyIsSignedInByAPlantedLink(t *testing.T) {
 	h := newHouses(t, nil)
 	for _, from := range [][]string{
 		{fromThere}, {"Sec-Fetch-Site: same-site"}, {typed}, {"Referer: https://evil.example/"}, nil,
+		{fromUs, "Sec-Fetch-Dest: image"}, {fromUs, "Sec-Fetch-Dest: iframe"}, // what somebody has put into one of our pages
 	} {
 		b := h.browser()
 		a := b.get("/auth/login/house?return_to=/x", append(from, navigate)...)
@@ -277,8 +278,8 @@ func TestR38_NobodyIsSignedInByAPlantedLink(t *testing.T) {
 			t.Errorf("a link from %v = %d %v, want a page with a button", from, a.StatusCode, a.Header)
 		}
 	}
-	for _, from := range []string{fromUs, "Referer: " + h.url + "/app"} {
-		a := h.browser().get("/auth/login/house", from, navigate)
+	for _, from := range [][]string{{fromUs}, {fromUs, "Sec-Fetch-Dest: document"}, {"Referer: " + h.url + "/app"}} {
+		a := h.browser().get("/auth/login/house", append(from, navigate)...)
 		if to := a.Header.Get("Location"); a.StatusCode != http.StatusSeeOther || !strings.HasPrefix(to, h.house.URL+"/authorize?") {
 			t.Errorf("a link of our own (%s) = %d to %q, want the provider", from, a.StatusCode, to)
 		}
