@@ -47,7 +47,7 @@ type BalanceConfig struct {
 // An address that cannot be connected to is left alone for a second, and for
 // longer, half a minute at most, each time that one request which is sent there
 // to try finds it so again. Whatever could not be sent to one address goes to
-// another: nobody has seen it. A request that has left is never sent twice.
+// another: nobody has seen it. A request that has left goes nowhere else.
 type Balance struct {
 	BalanceConfig
 	addresses []*address
