@@ -13,6 +13,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"cloakroom/infra/logging"
+	"cloakroom/infra/upstream"
 )
 
 // ownDeadline is how long a request for one of our own paths may take, the
@@ -284,11 +285,11 @@ func (h *handlers) clientIP(c *fiber.Ctx) netip.Addr {
 		chain = append(chain, strings.Split(string(v), ",")...)
 	}
 	for i := len(chain) - 1; i >= 0; i-- {
-		next, err := netip.ParseAddr(strings.TrimSpace(chain[i]))
-		if err != nil {
+		next := upstream.ParseHop(strings.TrimSpace(chain[i]))
+		if !next.IsValid() {
 			break
 		}
-		if addr = next.Unmap(); !h.trusted(addr) {
+		if addr = next; !h.trusted(addr) {
 			break
 		}
 	}

@@ -192,6 +192,12 @@ func TestR26_UpstreamSeesTheClientBehindTrustedProxies(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, v, want)
 		}
 	}
+	for element, want := range map[string]string{"203.0.113.9:4711": "203.0.113.9", "[2001:db8::9]:4711": "2001:db8::9", "hidden": "127.0.0.1"} {
+		f.get("/", "X-Forwarded-For", element)
+		if v := receive(t, "the request", rec.got).Header.Get("X-Real-Ip"); v != want {
+			t.Errorf("a proxy that writes %s: %s, want %s", element, v, want)
+		}
+	}
 }
 
 func TestProxyNeedsASession(t *testing.T) {

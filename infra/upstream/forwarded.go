@@ -58,7 +58,7 @@ func forwarded(chain string, peer netip.Addr, host, proto string) string {
 	var b strings.Builder
 	b.Grow(3*len(chain)/2 + len(host) + 64)
 	for element := range tokens(chain) {
-		writeFor(&b, parse(element))
+		writeFor(&b, ParseHop(element))
 		b.WriteString(", ")
 	}
 	writeFor(&b, peer)
@@ -77,9 +77,9 @@ func forwarded(chain string, peer netip.Addr, host, proto string) string {
 	return b.String()
 }
 
-// parse reads an address as proxies write it, with a port or without. What is
-// none is the zero address.
-func parse(s string) netip.Addr {
+// ParseHop reads an address as proxies write it in X-Forwarded-For, with a port or
+// without. What is none is the zero address.
+func ParseHop(s string) netip.Addr {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		return addr.Unmap().WithZone("")
 	}
