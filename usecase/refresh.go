@@ -224,12 +224,14 @@ func (b *Broker) exchange(ctx context.Context, rec domain.Record, asked time.Tim
 }
 
 // extendLease makes our lease last from now on. It is domain.ErrLeaseLost if it
-// is not ours any more, because the device is gone for instance.
+// is not ours any more, or went with its device.
 func (b *Broker) extendLease(ctx context.Context, id domain.DeviceID) error {
 	err := b.store.RenewLease(ctx, id, b.replica, b.leaseTTL())
-	if errors.Is(err, domain.ErrLeaseLost) || errors.Is(err, domain.ErrNotFound) {
+	switch {
+	case errors.Is(err, domain.ErrLeaseLost):
 		b.Metrics.LeaseLost()
-		return domain.ErrLeaseLost
+	case errors.Is(err, domain.ErrNotFound):
+		err = domain.ErrLeaseLost
 	}
 	return err
 }
@@ -270,21 +272,19 @@ func (b *Broker) call(ctx context.Context, p *provider, rec domain.Record) (doma
 	return b.Lifetimes.Renewed(rec.Tokens, grant, start), nil
 }
 
-// renewLease keeps the lease alive until stop is called.
+// renewLease keeps the lease alive until it is lost or stop is called.
 func (b *Broker) renewLease(ctx context.Context, id domain.DeviceID) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for sleep(ctx, b.leaseTTL()/3) == nil {
-			// A lease that is lost is no reason to stop: the version decides
-			// whose pair is stored.
-			err := b.store.RenewLease(ctx, id, b.replica, b.leaseTTL())
-			if errors.Is(err, domain.ErrLeaseLost) {
-				b.Metrics.LeaseLost()
-			}
+			err := b.extendLease(ctx, id)
 			if err != nil && ctx.Err() == nil {
 				b.Log.WarnContext(ctx, "renewing the lease of a refresh", "device", id, "error", err)
+			}
+			if errors.Is(err, domain.ErrLeaseLost) {
+				return // the work goes on: the version decides whose pair is stored
 			}
 		}
 	}()

@@ -13,6 +13,7 @@ import (
 
 	"cloakroom/domain"
 	"cloakroom/infra/authapi/authapitest"
+	"cloakroom/repo"
 	"cloakroom/repo/memstore"
 	"cloakroom/usecase"
 )
@@ -183,6 +184,55 @@ func (s *steady) Refresh(ctx context.Context, r domain.Renewal) (domain.Grant, e
 
 func (s *steady) Revoke(context.Context, domain.Secret, domain.Secret) error { return nil }
 
+// expired makes a device whose access token is over, at the provider "slow".
+func expired(t *testing.T, store repo.Store, subject string) usecase.Visit {
+	t.Helper()
+	id, err := domain.NewDeviceID(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ticket, err := domain.NewTicket(id, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := domain.Record{
+		DeviceID: id, TicketHash: ticket.Hash(), Owner: domain.Owner{Issuer: issuer, Subject: subject}, Provider: "slow", Version: 1,
+		Tokens:    domain.Tokens{Access: domain.NewSecret("old"), AccessExpiry: time.Now(), Refresh: domain.NewSecret(subject), RefreshExpiry: time.Now().Add(time.Hour)},
+		CreatedAt: time.Now(), LastSeenAt: time.Now(), AuthTime: time.Now(), ExpiresAt: time.Now().Add(time.Hour),
+	}
+	if err := store.Create(t.Context(), rec); err != nil {
+		t.Fatal(err)
+	}
+	return usecase.Visit{Ticket: ticket.Reveal()}
+}
+
+// robbed is a store where every lease is another's by the time it is renewed.
+type robbed struct {
+	repo.Store
+	renewals atomic.Int32
+}
+
+func (r *robbed) RenewLease(context.Context, domain.DeviceID, string, time.Duration) error {
+	r.renewals.Add(1)
+	return domain.ErrLeaseLost
+}
+
+// TestLostLeaseIsNotRenewedAgain: it is lost once, and counts once.
+func TestLostLeaseIsNotRenewedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 10 * time.Second
+		store := &robbed{Store: memstore.New(time.Now)}
+		w := &world{T: t, log: &syncBuffer{}}
+		b := usecase.New(store, w.config(timeout, time.Now, usecase.Provider{Name: "slow", Issuer: issuer, Tokens: &steady{takes: timeout - time.Second}}))
+		if _, err := b.AccessToken(t.Context(), expired(t, store, "somebody")); err != nil {
+			t.Errorf("AccessToken = %v, although the version decides", err)
+		}
+		if n := store.renewals.Load(); n != 1 {
+			t.Errorf("the lease was to be renewed %d times, want 1", n)
+		}
+	})
+}
+
 // TestNoCallIsCutShort: a flight that has waited for its turn until its time is
 // nearly over calls the auth server with the time that a call has, or not at
 // all, and leaves no lease behind.
@@ -198,24 +248,9 @@ func TestNoCallIsCutShort(t *testing.T) {
 		b := usecase.New(store, w.config(timeout, time.Now, usecase.Provider{Name: "slow", Issuer: issuer, Tokens: auth}))
 		ended := make(chan struct{}, devices)
 		for i := range devices {
-			id, err := domain.NewDeviceID(rand.Reader)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ticket, err := domain.NewTicket(id, rand.Reader)
-			if err != nil {
-				t.Fatal(err)
-			}
-			rec := domain.Record{
-				DeviceID: id, TicketHash: ticket.Hash(), Owner: domain.Owner{Issuer: issuer, Subject: fmt.Sprint(i)}, Provider: "slow", Version: 1,
-				Tokens:    domain.Tokens{Access: domain.NewSecret("old"), AccessExpiry: time.Now(), Refresh: domain.NewSecret(fmt.Sprint(i)), RefreshExpiry: time.Now().Add(time.Hour)},
-				CreatedAt: time.Now(), LastSeenAt: time.Now(), AuthTime: time.Now(), ExpiresAt: time.Now().Add(time.Hour),
-			}
-			if err := store.Create(t.Context(), rec); err != nil {
-				t.Fatal(err)
-			}
+			visit := expired(t, store, fmt.Sprint(i))
 			go func() {
-				_, _ = b.AccessToken(t.Context(), usecase.Visit{Ticket: ticket.Reveal()})
+				_, _ = b.AccessToken(t.Context(), visit)
 				ended <- struct{}{}
 			}()
 		}
