@@ -51,6 +51,7 @@ type Record struct {
 	Owner         Owner
 	Email         string // lower case; an index key only if EmailVerified
 	EmailVerified bool
+	PersonName    string // for people to read, as of the sign-in; may be empty
 	Roles         []string
 	Provider      string // the name of the sign-in method in the settings
 	SID           string // the OpenID provider's name for its session, or empty

@@ -126,6 +126,7 @@ type sessionAnswer struct {
 	Subject       string          `json:"subject"`
 	Email         string          `json:"email,omitempty"`
 	EmailVerified bool            `json:"email_verified"`
+	Name          string          `json:"name,omitempty"` // for people to read
 	Roles         []string        `json:"roles"`
 	DeviceID      domain.DeviceID `json:"device_id"`
 	DeviceName    string          `json:"device_name"`
@@ -151,7 +152,7 @@ func (h *handlers) session(c *fiber.Ctx) error {
 	}
 	r := s.Record
 	return c.JSON(sessionAnswer{
-		Issuer: r.Owner.Issuer, Subject: r.Owner.Subject, Email: r.Email, EmailVerified: r.EmailVerified,
+		Issuer: r.Owner.Issuer, Subject: r.Owner.Subject, Email: r.Email, EmailVerified: r.EmailVerified, Name: r.PersonName,
 		Roles: append([]string{}, r.Roles...), DeviceID: r.DeviceID, DeviceName: deviceName(r),
 		Provider: r.Provider, SignedInAt: r.AuthTime, ProvedAt: r.LastProof(), ACR: r.ACR, AMR: r.AMR, ExpiresAt: r.ExpiresAt, Refreshable: r.Refreshable(domain.Now(h.Now)),
 	})

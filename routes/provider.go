@@ -291,6 +291,9 @@ func (p *Provider) complete(ctx context.Context, a domain.Authentication, ip str
 	if identity.Email == "" {
 		identity.Email, identity.EmailVerified = a.Identity.Email, a.Identity.EmailVerified
 	}
+	if identity.Name == "" {
+		identity.Name = a.Identity.Name
+	}
 	grant.ID = a.Grant.ID // to log out at the provider with
 	if a.SID != "" {
 		a.SID = usecase.ForeignSID(a.Issuer, a.SID)

@@ -45,8 +45,11 @@ const overwriteAttempts = 5
 // offered to the store, whether or not the browser still waits.
 const storeSignInWithin = 5 * time.Second
 
-// longestUserAgent is what is kept of a browser's description of itself, in bytes.
-const longestUserAgent = 512
+// What is kept of a browser's description of itself and of a person's name, in bytes.
+const (
+	longestUserAgent  = 512
+	longestPersonName = 256
+)
 
 // Register makes an account at the auth server that takes passwords. It signs
 // nobody in. A *domain.Refused says what the auth server did not like.
@@ -95,13 +98,14 @@ func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.R
 		Owner:         domain.Owner{Issuer: verified.Issuer, Subject: identity.Subject},
 		Email:         identity.Email,
 		EmailVerified: identity.EmailVerified,
+		PersonName:    start(identity.Name, longestPersonName),
 		Roles:         identity.Roles,
 		Provider:      p.Name,
 		SID:           verified.SID,
 		ACR:           verified.ACR,
 		AMR:           verified.AMR,
 		Tokens:        b.Lifetimes.Tokens(verified.Grant, asked),
-		UserAgent:     strings.ToValidUTF8(in.UserAgent[:min(len(in.UserAgent), longestUserAgent)], ""),
+		UserAgent:     start(in.UserAgent, longestUserAgent),
 		Persistent:    in.Remember,
 		CreatedAt:     now,
 		CreatedIP:     in.IP,
@@ -126,6 +130,11 @@ func (b *Broker) signIn(ctx context.Context, in SignIn) (domain.Ticket, domain.R
 	}
 	b.Log.InfoContext(ctx, "signed in", "device", rec.DeviceID, "provider", rec.Provider, "issuer", rec.Owner.Issuer, "subject", rec.Owner.Subject, "address", rec.CreatedIP)
 	return ticket, rec, nil
+}
+
+// start returns the first bytes of a text, without half a character at the end.
+func start(text string, most int) string {
+	return strings.ToValidUTF8(text[:min(len(text), most)], "")
 }
 
 // verify finds out who signs in and gets their tokens.

@@ -173,3 +173,19 @@ func TestR13_SignOutNeverWaitsForTheAuthServer(t *testing.T) {
 	gate.Open()
 	w.eventually("the pair is revoked", func() bool { return len(w.auth.Revocations()) == 1 })
 }
+
+// TestNamesAreKeptInBounds: a provider lets people choose a name of any length.
+func TestNamesAreKeptInBounds(t *testing.T) {
+	w := newWorld(t)
+	_, p := w.second("other", "https://other.test")
+	b := w.brokerOf(p)
+	for given, want := range map[string]string{
+		"Ann": "Ann", strings.Repeat("é", 400): strings.Repeat("é", 128), "x" + strings.Repeat("é", 400): "x" + strings.Repeat("é", 127),
+	} {
+		v := w.verified(p)
+		v.Identity.Name = given
+		if _, rec := w.admit(b, elsewhere(p, "", v)); rec.PersonName != want {
+			t.Errorf("a name of %d bytes is kept as %q", len(given), rec.PersonName)
+		}
+	}
+}

@@ -139,11 +139,11 @@ func TestSignInAtAProvider(t *testing.T) {
 		t.Errorf("signing in leads to %q", to)
 	}
 	var who struct {
-		Issuer, Subject, Email, Provider string
-		EmailVerified                    bool `json:"email_verified"`
+		Issuer, Subject, Email, Name, Provider string
+		EmailVerified                          bool `json:"email_verified"`
 	}
 	b.get("/auth/session").json(t, &who)
-	if who.Issuer != h.house.URL || who.Subject != oidctest.Subject || who.Email != "ann@example.com" || !who.EmailVerified || who.Provider != "house" {
+	if who.Issuer != h.house.URL || who.Name != "Ann" || who.Subject != oidctest.Subject || who.Email != "ann@example.com" || !who.EmailVerified || who.Provider != "house" {
 		t.Errorf("the session is %+v", who)
 	}
 	if a := b.get("/deep"); a.body != "ok" || !strings.HasPrefix(h.seen.last().Get("Authorization"), "Bearer access-") {

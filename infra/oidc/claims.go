@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
@@ -20,7 +19,6 @@ import (
 
 const (
 	longestEmail = 254 // RFC 5321, section 4.5.3.1.3, less the brackets
-	longestName  = 256 // of a person, in bytes
 	maxRoles     = 100 // of a person; more are left out, the last first
 	maxList      = 16  // of other lists
 )
@@ -138,13 +136,6 @@ func (p *Provider) identity(subject string, said claims) domain.Identity {
 		who.Email = ""
 	}
 	who.EmailVerified = who.Email != "" && (p.cfg.TrustEmail || said.flag(names.EmailVerified))
-	if len(who.Name) > longestName {
-		cut := longestName
-		for !utf8.RuneStart(who.Name[cut]) {
-			cut--
-		}
-		who.Name = who.Name[:cut]
-	}
 	for _, path := range names.Roles {
 		raw := said.at(path)
 		items := []json.RawMessage{raw}

@@ -29,6 +29,7 @@ type signIn struct {
 	Subject       string    `bson:"subject"`
 	Email         string    `bson:"email"`
 	EmailVerified bool      `bson:"email_verified"`
+	PersonName    string    `bson:"person_name"`
 	Roles         []string  `bson:"roles"`
 	Provider      string    `bson:"provider"`
 	SID           string    `bson:"oidc_sid"`
@@ -80,8 +81,9 @@ func encodeSignIn(r domain.Record) signIn {
 		TicketHash: r.TicketHash[:],
 		Issuer:     r.Owner.Issuer, Subject: r.Owner.Subject,
 		Email: r.Email, EmailVerified: r.EmailVerified,
-		Roles:    append([]string{}, r.Roles...),
-		Provider: r.Provider, SID: r.SID,
+		PersonName: r.PersonName,
+		Roles:      append([]string{}, r.Roles...),
+		Provider:   r.Provider, SID: r.SID,
 		Tokens: encodeTokens(r.Tokens),
 		Name:   r.Name, UserAgent: r.UserAgent, Persistent: r.Persistent,
 		CreatedAt: r.CreatedAt, CreatedIP: r.CreatedIP,
@@ -111,7 +113,8 @@ func (d document) record() (domain.Record, error) {
 		DeviceID: id,
 		Owner:    domain.Owner{Issuer: s.Issuer, Subject: s.Subject},
 		Email:    s.Email, EmailVerified: s.EmailVerified,
-		Roles: s.Roles, Provider: s.Provider, SID: s.SID,
+		PersonName: s.PersonName,
+		Roles:      s.Roles, Provider: s.Provider, SID: s.SID,
 		Tokens: domain.Tokens{
 			TokenType: t.TokenType, Scope: t.Scope,
 			Access: domain.NewSecret(string(t.Access)), AccessIssued: t.AccessIssued, AccessExpiry: t.AccessExpiry,

@@ -219,7 +219,7 @@ func TestDocument(t *testing.T) {
 		types[e.Key] = strings.TrimPrefix(reflect.TypeOf(e.Value).String(), "bson.")
 	}
 	want := map[string]string{
-		"_id": "string", "ticket_hash": "Binary", "issuer": "string", "subject": "string", "email": "string", "email_verified": "bool",
+		"_id": "string", "ticket_hash": "Binary", "issuer": "string", "subject": "string", "email": "string", "email_verified": "bool", "person_name": "string",
 		"roles": "A", "provider": "string", "oidc_sid": "string", "token_type": "string",
 		"access_token": "Binary", "access_issued": "DateTime", "access_expiry": "DateTime", "refresh_token": "Binary", "refresh_expiry": "DateTime",
 		"id_token": "Binary", "dpop_key": "Binary", "scope": "string", "acr": "string", "amr": "A", "proved_at": "DateTime", "name": "string", "user_agent": "string", "persistent": "bool", "created_at": "DateTime", "created_ip": "string",
@@ -242,12 +242,12 @@ func TestWhatAnEarlierVersionHasWrittenIsRead(t *testing.T) {
 	if err := s.Create(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}
-	later := bson.D{{Key: "scope", Value: ""}, {Key: "acr", Value: ""}, {Key: "amr", Value: ""}, {Key: "dpop_key", Value: ""}, {Key: "proved_at", Value: ""}}
+	later := bson.D{{Key: "scope", Value: ""}, {Key: "acr", Value: ""}, {Key: "amr", Value: ""}, {Key: "dpop_key", Value: ""}, {Key: "proved_at", Value: ""}, {Key: "person_name", Value: ""}}
 	if _, err := mongotest.Connect(t, address).Database(databaseName(address)).Collection("devices").UpdateOne(t.Context(), bson.D{}, bson.D{{Key: "$unset", Value: later}}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := s.Get(t.Context(), want.DeviceID)
-	if err != nil || got.TicketHash != want.TicketHash || !got.Tokens.Refresh.Equal(want.Tokens.Refresh) || len(got.AMR) != 0 || !got.Tokens.DPoPKey.Empty() || !got.ProvedAt.IsZero() {
+	if err != nil || got.TicketHash != want.TicketHash || !got.Tokens.Refresh.Equal(want.Tokens.Refresh) || len(got.AMR) != 0 || !got.Tokens.DPoPKey.Empty() || !got.ProvedAt.IsZero() || got.PersonName != "" {
 		t.Errorf("Get returns %+v, error %v", got, err)
 	}
 }

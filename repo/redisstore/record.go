@@ -34,6 +34,7 @@ var fields = []field{
 	text("subject", func(r *domain.Record) *string { return &r.Owner.Subject }),
 	text("email", func(r *domain.Record) *string { return &r.Email }),
 	flag("email_verified", func(r *domain.Record) *bool { return &r.EmailVerified }),
+	text("person_name", func(r *domain.Record) *string { return &r.PersonName }),
 	names("roles", func(r *domain.Record) *[]string { return &r.Roles }),
 	text("provider", func(r *domain.Record) *string { return &r.Provider }),
 	text("oidc_sid", func(r *domain.Record) *string { return &r.SID }),

@@ -110,7 +110,7 @@ func TestAnOlderSchemaIsBroughtUpToDate(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r.Name != "desk" || r.Version != 8 || r.Tokens.Refresh.Reveal() != "r" || len(r.Roles) != 1 ||
-			r.ACR != "" || len(r.AMR) != 0 || r.Tokens.Scope != "" || !r.Tokens.DPoPKey.Empty() || !r.ProvedAt.IsZero() {
+			r.ACR != "" || len(r.AMR) != 0 || r.Tokens.Scope != "" || !r.Tokens.DPoPKey.Empty() || !r.ProvedAt.IsZero() || r.PersonName != "" {
 			t.Errorf("the record is %+v", r)
 		}
 	}

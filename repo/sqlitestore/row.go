@@ -14,7 +14,7 @@ const (
 	listColumns = "id, ticket_hash, issuer, subject, email, email_verified, roles, provider, sid, " +
 		"token_type, access_issued, access_expiry, refresh_expiry, " +
 		"name, user_agent, persistent, created_at, created_ip, last_seen_at, last_seen_ip, auth_time, expires_at, " +
-		"version, lease_owner, lease_until, scope, acr, amr, proved_at"
+		"version, lease_owner, lease_until, scope, acr, amr, proved_at, person_name"
 	columns = listColumns + ", access_token, refresh_token, id_token, dpop_key"
 )
 
@@ -29,7 +29,7 @@ func values(r domain.Record) []any {
 		t.TokenType, t.AccessIssued.UnixMilli(), t.AccessExpiry.UnixMilli(), t.RefreshExpiry.UnixMilli(),
 		r.Name, r.UserAgent, r.Persistent, r.CreatedAt.UnixMilli(), r.CreatedIP,
 		r.LastSeenAt.UnixMilli(), r.LastSeenIP, r.AuthTime.UnixMilli(), r.ExpiresAt.UnixMilli(),
-		r.Version, r.Lease.Owner, r.Lease.Until.UnixMilli(), t.Scope, r.ACR, repo.JoinNames(r.AMR), r.ProvedAt.UnixMilli(),
+		r.Version, r.Lease.Owner, r.Lease.Until.UnixMilli(), t.Scope, r.ACR, repo.JoinNames(r.AMR), r.ProvedAt.UnixMilli(), r.PersonName,
 		blob(t.Access), blob(t.Refresh), blob(t.ID), blob(t.DPoPKey),
 	}
 }
@@ -61,7 +61,7 @@ func listTargets(r *domain.Record) []any {
 		&t.TokenType, millis{&t.AccessIssued}, millis{&t.AccessExpiry}, millis{&t.RefreshExpiry},
 		&r.Name, &r.UserAgent, &r.Persistent, millis{&r.CreatedAt}, &r.CreatedIP,
 		millis{&r.LastSeenAt}, &r.LastSeenIP, millis{&r.AuthTime}, millis{&r.ExpiresAt},
-		&r.Version, &r.Lease.Owner, millis{&r.Lease.Until}, &t.Scope, &r.ACR, names{&r.AMR}, millis{&r.ProvedAt},
+		&r.Version, &r.Lease.Owner, millis{&r.Lease.Until}, &t.Scope, &r.ACR, names{&r.AMR}, millis{&r.ProvedAt}, &r.PersonName,
 	}
 }
 

@@ -1,0 +1,3 @@
+-- +goose Up
+
+ALTER TABLE device ADD COLUMN person_name TEXT NOT NULL DEFAULT '';
