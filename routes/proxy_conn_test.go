@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cloakroom/infra/upstream"
+	"cloakroom/routes"
 )
 
 func TestDisconnectReachesTheUpstream(t *testing.T) {
@@ -106,6 +107,62 @@ func TestGETIsSentAgainIfTheConnectionDies(t *testing.T) {
 	for range 200 {
 		if resp, body := f.get("/"); resp.StatusCode != 200 || body != "ok" {
 			t.Fatalf("%d %s", resp.StatusCode, body)
+		}
+	}
+}
+
+// An HTTP/2 upstream that is about to close a connection tells which requests it
+// will not look at (RFC 9113, section 6.8). By then as much of their bodies has come
+// as it lets come unasked, and those that are larger are not all held.
+func TestUploadOutlivesTheEndOfAnHTTP2Connection(t *testing.T) {
+	const headers, data, settings, goAway, windowUpdate = 1, 0, 4, 7, 8
+	const endStream, ack = 1, 1
+	var conns atomic.Int64
+	seen := make(chan int, 1)
+	up := rawUpstream(t, func(c net.Conn, r *bufio.Reader) {
+		first := conns.Add(1) == 1
+		send := func(kind, flags, stream byte, payload ...byte) {
+			_, _ = c.Write(append([]byte{0, 0, byte(len(payload)), kind, flags, 0, 0, 0, stream}, payload...))
+		}
+		send(settings, 0, 0, 0, 5, 0, 0xff, 0xff, 0xff) // frames may be as long as they can
+		if !first {
+			send(windowUpdate, 0, 0, 0x10, 0, 0, 0)
+		}
+		_, _ = r.Discard(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+		for come := 0; ; {
+			var head [9]byte
+			if _, err := io.ReadFull(r, head[:]); err != nil {
+				return
+			}
+			length := int(head[0])<<16 | int(head[1])<<8 | int(head[2])
+			_, _ = r.Discard(length)
+			switch kind, flags := head[3], head[4]; {
+			case kind == settings && flags&ack == 0:
+				send(settings, ack, 0)
+			case kind == headers && !first:
+				send(windowUpdate, 0, head[8], 0x10, 0, 0, 0)
+			case kind == data:
+				come += length
+				if first && come == 65535 {
+					send(goAway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+				} else if flags&endStream != 0 {
+					seen <- come
+					send(headers, 4|endStream, head[8], 0x88) // :status 200
+				}
+			}
+		}
+	})
+	for _, length := range []int64{1 << 20, -1} {
+		conns.Store(0)
+		engine := upstream.NewTransport(upstream.Config{H2C: true})
+		t.Cleanup(engine.Close)
+		f := newFront(t, frontConfig{ruled: []routes.Route{{Route: upstream.Route{Prefix: "/", Target: parseURL(t, up)}, Engine: engine}}})
+		r := f.request("POST", "/", io.LimitReader(endless{}, 1<<20))
+		r.ContentLength = length
+		if resp, body := f.do(r); resp.StatusCode != 200 {
+			t.Errorf("of %d bytes: %d %s", length, resp.StatusCode, body)
+		} else if n := receive(t, "the upload", seen); n != 1<<20 {
+			t.Errorf("of %d bytes: %d have come", length, n)
 		}
 	}
 }

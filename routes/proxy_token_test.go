@@ -70,10 +70,10 @@ func TestRejectedTokenIsRefreshedAndTheRequestSentAgain(t *testing.T) {
 		"empty POST":                {"POST", 0, true},
 		"small":                     {"POST", 5, true},
 		"all that is received":      {"POST", 8 << 10, true},
-		"all that is held":          {"PUT", 64 << 10, true},
-		"chunks":                    {"POST", -(64 << 10), true},
-		"more than is held":         {"POST", 64<<10 + 1, false},
-		"chunks, more than is held": {"POST", -(64<<10 + 1), false},
+		"all that is held":          {"PUT", 96 << 10, true},
+		"chunks":                    {"POST", -(96 << 10), true},
+		"more than is held":         {"POST", 96<<10 + 1, false},
+		"chunks, more than is held": {"POST", -(96<<10 + 1), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, u := aged(t)

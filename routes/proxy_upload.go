@@ -24,8 +24,11 @@ const (
 	// of it anyway.
 	smallUpload = 8 << 10
 	// heldUpload is how much of a body is kept as it passes, in bytes, so that
-	// it can be sent again.
-	heldUpload = 64 << 10
+	// it can be sent again. It is more than the 64 KiB that an HTTP/2 upstream
+	// lets come before it has looked at a request (RFC 9113, section 6.9.2), and
+	// a frame that waits behind them: those that it will not look at any more,
+	// because it closes the connection, can all go to another.
+	heldUpload = 96 << 10
 	// longestUpload is how long a larger body may take to come, however steadily.
 	longestUpload = time.Hour
 )
@@ -74,14 +77,14 @@ func receive(ctx context.Context, fctx *fasthttp.RequestCtx, out *upstream.Reque
 	if src == nil || length == 0 || length < -1 {
 		return nil, nil
 	}
-	u := &upload{src: src, length: length, most: most, holding: length <= heldUpload}
+	u := &upload{src: src, length: length, most: most, holding: true}
 	client := fctx.Conn()
 	u.forget = context.AfterFunc(ctx, func() { u.interrupt(client) })
 	out.Length, out.Rewind = length, u.rewind
 	if length < 0 {
 		u.announce(&fctx.Request.Header, out)
 	}
-	if length > 0 && u.holding {
+	if 0 < length && length <= heldUpload {
 		u.held = make([]byte, 0, length)
 	}
 	if length < 0 || length > smallUpload {

@@ -263,8 +263,13 @@ type requestBody struct {
 	trailer http.Header // nil if there are to be none
 }
 
+// longestRead is how much of a body net/http gets at once, in bytes. Over HTTP/2
+// it would take up to half a MiB before it looks at how much the upstream allows
+// to be sent, and no more of that could be sent anew than is held.
+const longestRead = 32 << 10
+
 func (b *requestBody) Read(p []byte) (int, error) {
-	n, err := b.from.Read(p)
+	n, err := b.from.Read(p[:min(len(p), longestRead)])
 	if b.left > 0 {
 		b.left = max(b.left-int64(n), 0)
 	}

@@ -133,6 +133,14 @@ func TestTransportVerifiesTLS(t *testing.T) {
 	}
 }
 
+// What net/http has taken of a body can be sent anew only as far as it is held.
+func TestBodyIsTakenInPieces(t *testing.T) {
+	b := &requestBody{from: strings.NewReader(strings.Repeat("x", 1<<20)), left: 1 << 20, broken: new(atomic.Bool)}
+	if n, err := b.Read(make([]byte, 1<<20)); n != 32<<10 || err != nil {
+		t.Errorf("%d bytes at once, %v", n, err)
+	}
+}
+
 // What an upstream says to a request that broke off is no answer to it. Over TLS
 // it often comes in time, because the upstream is told of the end first.
 func TestAnswerToABrokenRequestIsNone(t *testing.T) {
