@@ -64,7 +64,7 @@ func openUnsealed(ctx context.Context, at settings.Store, s settings.Settings, l
 		}
 		return sqlitestore.Open(ctx, file.Write, file.Read, time.Now)
 	case settings.Redis:
-		r, err := db.OpenRedis(ctx, at.URL.Reveal())
+		r, err := db.OpenRedis(ctx, at.URL.Reveal(), s.RedisWaitReplicas)
 		if err != nil {
 			return nil, err
 		}

@@ -48,8 +48,11 @@ type Redis struct {
 //	tls_key_file    its key
 //	skip_verify     true: trust whoever answers
 //
+// waitReplicas is how many replicas are to confirm a write; a server that has
+// another number is warned of.
+//
 // Its errors name the hosts and the remedy, and never the password.
-func OpenRedis(ctx context.Context, address string) (*Redis, error) {
+func OpenRedis(ctx context.Context, address string, waitReplicas int) (*Redis, error) {
 	a, err := parseRedis(address)
 	if err != nil {
 		return nil, err
@@ -60,7 +63,7 @@ func OpenRedis(ctx context.Context, address string) (*Redis, error) {
 	if a.insecure {
 		r.Warnings = append(r.Warnings, "redis: skip_verify is set, so whoever answers at "+a.where+" is trusted; name the authority of its certificate with tls_ca_file instead")
 	}
-	warnings, err := checkRedis(ctx, r.Client)
+	warnings, err := checkRedis(ctx, r.Client, waitReplicas)
 	if err != nil {
 		_ = r.Client.Close()
 		if errors.Is(ctx.Err(), context.Canceled) {
@@ -87,7 +90,7 @@ func (a *redisAddress) client() redis.UniversalClient {
 }
 
 // checkRedis asks every master what it is.
-func checkRedis(ctx context.Context, client redis.UniversalClient) (warnings []string, err error) {
+func checkRedis(ctx context.Context, client redis.UniversalClient, waitReplicas int) (warnings []string, err error) {
 	if err := client.Ping(ctx).Err(); err != nil {
 		return nil, err
 	}
@@ -102,7 +105,7 @@ func checkRedis(ctx context.Context, client redis.UniversalClient) (warnings []s
 		if err != nil {
 			return err
 		}
-		found, err := judgeRedis(redisInfo(text), clustered)
+		found, err := judgeRedis(redisInfo(text), clustered, waitReplicas)
 		mu.Lock()
 		defer mu.Unlock()
 		for _, w := range found {
@@ -142,7 +145,7 @@ func (e errRedisServer) Error() string { return string(e) }
 // judgeRedis finds what is wrong with a server, or with a master of a Cluster if
 // that is what the address says. What INFO does not tell, as behind some
 // proxies, is taken to be well.
-func judgeRedis(info map[string]string, clustered bool) (warnings []string, err error) {
+func judgeRedis(info map[string]string, clustered bool, waitReplicas int) (warnings []string, err error) {
 	version := info["redis_version"]
 	major, rest, _ := strings.Cut(version, ".")
 	minor, _, _ := strings.Cut(rest, ".")
@@ -165,6 +168,13 @@ func judgeRedis(info map[string]string, clustered bool) (warnings []string, err 
 	}
 	if info["aof_enabled"] == "0" {
 		warnings = append(warnings, "redis: appendonly is off, so a crash of the server loses sign-ins and refreshed tokens since the last snapshot; set appendonly yes and appendfsync always")
+	}
+	switch replicas, err := strconv.Atoi(info["connected_slaves"]); {
+	case err != nil:
+	case replicas > 0 && waitReplicas == 0:
+		warnings = append(warnings, "redis: a replica that takes over may not have the last sign-outs and refreshed tokens, which lets people back in and signs others out; set redis-wait-replicas to 1")
+	case replicas < waitReplicas:
+		warnings = append(warnings, fmt.Sprintf("redis: redis-wait-replicas is %d and a master has %d, so sign-outs are answered as failed until it has more; connect them, or set it lower", waitReplicas, replicas))
 	}
 	return warnings, nil
 }

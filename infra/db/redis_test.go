@@ -31,7 +31,7 @@ const escaped = "hunter2-%2541%2F%3F%23%40%3A"
 
 func openRedis(t *testing.T, address string) *Redis {
 	t.Helper()
-	r, err := OpenRedis(t.Context(), address)
+	r, err := OpenRedis(t.Context(), address, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func openRedis(t *testing.T, address string) *Redis {
 
 func refusedRedis(t *testing.T, address, want string) {
 	t.Helper()
-	r, err := OpenRedis(t.Context(), address)
+	r, err := OpenRedis(t.Context(), address, 0)
 	if err == nil {
 		_ = r.Client.Close()
 		t.Errorf("%s: no error, want %q", address, want)
@@ -117,7 +117,7 @@ func TestOpenRedisLeavesAServerThatDoesNotAnswer(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := OpenRedis(ctx, address); !errors.Is(err, context.Canceled) {
+	if _, err := OpenRedis(ctx, address, 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want %v", err, context.Canceled)
 	}
 }
@@ -194,7 +194,7 @@ func TestJudgeRedis(t *testing.T) {
 		{"7.0.15", true}, {"6.2.0", true}, {"6.10", true}, {"10.0.0", true}, {"", true},
 		{"6.0.16", false}, {"5.0.3", false},
 	} {
-		_, err := judgeRedis(map[string]string{"redis_version": c.version}, false)
+		_, err := judgeRedis(map[string]string{"redis_version": c.version}, false, 0)
 		if (err == nil) != c.ok {
 			t.Errorf("version %q: error %v", c.version, err)
 		}
@@ -202,8 +202,30 @@ func TestJudgeRedis(t *testing.T) {
 			t.Errorf("version %q: error %q", c.version, err)
 		}
 	}
-	if warnings, err := judgeRedis(nil, false); len(warnings) != 0 || err != nil {
+	if warnings, err := judgeRedis(nil, false, 0); len(warnings) != 0 || err != nil {
 		t.Errorf("a server that tells nothing: %q, %v", warnings, err)
+	}
+}
+
+// TestJudgeRedisCountsReplicas: what a replica does not know when it takes over is
+// lost, and one that is not there confirms nothing.
+func TestJudgeRedisCountsReplicas(t *testing.T) {
+	for _, c := range []struct {
+		replicas string
+		wait     int
+		want     string
+	}{
+		{"0", 0, ""}, {"1", 1, ""}, {"2", 1, ""}, {"", 1, ""},
+		{"2", 0, "set redis-wait-replicas to 1"},
+		{"0", 1, "redis-wait-replicas is 1 and a master has 0"},
+	} {
+		warnings, err := judgeRedis(map[string]string{"connected_slaves": c.replicas}, false, c.wait)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(warnings, "; "); c.want == "" && text != "" || !strings.Contains(text, c.want) {
+			t.Errorf("%q replicas, %d to wait for: warnings %q, want %q", c.replicas, c.wait, warnings, c.want)
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ type Settings struct {
 	CacheTTL  time.Duration `name:"cache-ttl" group:"Store" default:"1s" min:"0s" help:"How long a record that was read is trusted, at most, before the store is asked again; never more than 1s. What ends elsewhere is dropped at once. 0: always ask."`
 	CacheSize int           `name:"cache-size" group:"Store" default:"10000" min:"1" help:"How many records are kept at hand, at most."`
 	// RedisWaitReplicas is of no use to other stores.
-	RedisWaitReplicas int `name:"redis-wait-replicas" group:"Store" default:"0" min:"0" help:"How many replicas of a Redis master have to have a sign-in, a refreshed token or a sign-out before it counts as done. 1 is right for a cluster, which can lose writes otherwise when a master dies."`
+	RedisWaitReplicas int `name:"redis-wait-replicas" group:"Store" default:"0" min:"0" help:"How many replicas of a Redis master have to have a sign-in, a refreshed token or a sign-out before it counts as done. 1 is right wherever a replica takes over when a master dies, as in a cluster; writes can be lost otherwise."`
 	// SealKeys are texts for seal.ParseKey: the first seals, all open. Their
 	// forms, strengths and ids have been checked. Empty with memory: only.
 	SealKeys []domain.Secret `name:"seal-key" group:"Store" example:"example:dGhpcy1pcy10aGUtZXhhbXBsZS1ub3QtYS1zZWNyZXQ" placeholder:"ID:KEY" help:"Keys that tokens are encrypted with in the store, as 'cloakroom keys generate' prints them. A list: the first encrypts, all decrypt. Required unless the store is memory:."`

@@ -18,7 +18,7 @@ import (
 // connect opens a client of its own, as each replica has one.
 func connect(t testing.TB, server *redistest.Server) redis.UniversalClient {
 	t.Helper()
-	r, err := db.OpenRedis(context.Background(), server.URL)
+	r, err := db.OpenRedis(context.Background(), server.URL, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
