@@ -227,17 +227,24 @@ func (h *handlers) callback(c *fiber.Ctx) error {
 		return h.signInFailed(c, "", err)
 	}
 	in.ReturnTo = safeReturn(in.ReturnTo, "")
+	checked := p.Check(c.UserContext(), back, in.Transaction)
 	signIn := usecase.SignIn{
 		Provider: p.Name(), Remember: in.Remember,
-		// The cookie is taken back, but a copy of it is not.
-		Once: "sign-in:" + digest(back.State), Until: in.Started.Add(oidc.TransactionLife + time.Minute),
 		Verify: func(ctx context.Context) (domain.Authentication, error) {
+			if checked != nil {
+				return domain.Authentication{}, checked
+			}
 			a, err := p.Finish(ctx, back, in.Transaction)
 			if err != nil {
 				return a, err
 			}
 			return p.complete(ctx, a, h.clientIP(c).String())
 		},
+	}
+	if checked == nil {
+		// The cookie is taken back, but a copy of it is not. Only what costs the
+		// provider a call is remembered: everybody can begin, and answer anything.
+		signIn.Once, signIn.Until = "sign-in:"+digest(back.State), in.Started.Add(oidc.TransactionLife+time.Minute)
 	}
 	if in.Owner != nil {
 		signIn.Owner = *in.Owner

@@ -198,6 +198,29 @@ func TestR2_AnswerBelongsToTheBrowserThatAsked(t *testing.T) {
 	}
 }
 
+// TestAnswersThatAreNoneSpendNothing: what is used up is remembered in the store,
+// and everybody can begin sign-ins and send any answer to them.
+func TestAnswersThatAreNoneSpendNothing(t *testing.T) {
+	h := newHouses(t, nil)
+	for name, change := range map[string]func(url.Values){
+		"an error":         func(q url.Values) { q.Set("error", "access_denied") },
+		"no code":          func(q url.Values) { q.Del("code") },
+		"another provider": func(q url.Values) { q.Set("iss", "https://evil.example") },
+	} {
+		b, copied := h.browser(), h.browser()
+		good := h.house.Authorize(t, b.begin("house", ""))
+		copied.client.Jar.SetCookies(h.parse(h.url), b.client.Jar.Cookies(h.parse(h.url)))
+		bad := url.Values{"code": good["code"], "state": good["state"], "iss": good["iss"]}
+		change(bad)
+		if a := b.back("house", bad); a.StatusCode/100 != 4 {
+			t.Errorf("%s = %d", name, a.StatusCode)
+		}
+		if a := copied.back("house", good); a.StatusCode != http.StatusSeeOther {
+			t.Errorf("%s has used up the sign-in: %d %s", name, a.StatusCode, a.body)
+		}
+	}
+}
+
 func TestR2_PlantedTransactionIsRefused(t *testing.T) {
 	h := newHouses(t, nil)
 	victim, attacker := h.browser(), h.browser()

@@ -80,30 +80,43 @@ func ParseCallback(query url.Values) (domain.Callback, error) {
 	return c, nil
 }
 
-// Finish ends a sign-in: it holds the answer against the transaction, exchanges
-// the code and checks the ID token. Every failure is a *domain.SignInFailure
-// whose reason a page can explain.
+// Check holds an answer against its transaction. It fails like Finish, which does
+// the same before it hands the code over.
 //
 // The answer belongs to the transaction if it brings its state, and comes from
 // this provider, as far as the provider says so (RFC 9207). An error answer is
 // told as such only then.
-func (p *Provider) Finish(ctx context.Context, c domain.Callback, tx domain.Transaction) (domain.Authentication, error) {
+func (p *Provider) Check(ctx context.Context, c domain.Callback, tx domain.Transaction) error {
 	if err := p.belongs(c, tx); err != nil {
+		return err
+	}
+	m, err := p.found.get(ctx)
+	if err != nil {
+		return signInFailed(err)
+	}
+	switch {
+	case c.Issuer != "" && c.Issuer != p.cfg.Issuer:
+		return mismatch("the answer comes from another provider")
+	case c.Issuer == "" && m.SendsIssuer:
+		return mismatch("the answer does not say which provider it comes from")
+	case c.Error != "":
+		return declined(c.Error)
+	case c.Code.Empty():
+		return mismatch("the answer has no code")
+	}
+	return nil
+}
+
+// Finish ends a sign-in: it checks the answer, exchanges the code and checks the
+// ID token. Every failure is a *domain.SignInFailure whose reason a page can
+// explain.
+func (p *Provider) Finish(ctx context.Context, c domain.Callback, tx domain.Transaction) (domain.Authentication, error) {
+	if err := p.Check(ctx, c, tx); err != nil {
 		return domain.Authentication{}, err
 	}
 	m, err := p.found.get(ctx)
 	if err != nil {
 		return domain.Authentication{}, signInFailed(err)
-	}
-	switch {
-	case c.Issuer != "" && c.Issuer != p.cfg.Issuer:
-		return domain.Authentication{}, mismatch("the answer comes from another provider")
-	case c.Issuer == "" && m.SendsIssuer:
-		return domain.Authentication{}, mismatch("the answer does not say which provider it comes from")
-	case c.Error != "":
-		return domain.Authentication{}, declined(c.Error)
-	case c.Code.Empty():
-		return domain.Authentication{}, mismatch("the answer has no code")
 	}
 
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
