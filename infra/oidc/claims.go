@@ -44,17 +44,15 @@ func (c claims) at(path string) json.RawMessage {
 	if raw, ok := c[path]; ok {
 		return raw
 	}
-	for {
-		first, rest, more := strings.Cut(path, ".")
-		if !more {
-			return c[path]
+	for i := range path {
+		var inner claims // whose name may have dots as well
+		if path[i] == '.' && json.Unmarshal(c[path[:i]], &inner) == nil {
+			if raw := inner.at(path[i+1:]); raw != nil {
+				return raw
+			}
 		}
-		var inner claims
-		if json.Unmarshal(c[first], &inner) != nil {
-			return nil
-		}
-		c, path = inner, rest
 	}
+	return nil
 }
 
 func (c claims) text(path string) string {

@@ -282,17 +282,18 @@ func TestClaimsAreFoundByNameOrPath(t *testing.T) {
 	s.Claims(func(c map[string]any) {
 		c["realm_access"] = map[string]any{"roles": []string{"a", "b"}}
 		c["https://app.example/roles"] = "c"
+		c["resource_access"] = map[string]any{"my.app": map[string]any{"roles": []string{"d"}}}
 		c["upn"] = "Bob@example.org"
 		c["name"] = "Bob"
 		c["huge"] = slices.Repeat([]string{"x"}, 1000)
 	})
 	got, err := signIn(t, s, provider(t, s, func(c *oidc.Config) {
-		c.Claims = oidc.Claims{Email: "upn", Roles: []string{"realm_access.roles", "https://app.example/roles", "huge", "absent.path", "name.x"}}
+		c.Claims = oidc.Claims{Email: "upn", Roles: []string{"realm_access.roles", "https://app.example/roles", "resource_access.my.app.roles", "huge", "absent.path", "name.x"}}
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Identity.Email != "bob@example.org" || !slices.Equal(got.Identity.Roles, []string{"a", "b", "c", "x"}) || got.Identity.Name != "Bob" {
+	if got.Identity.Email != "bob@example.org" || !slices.Equal(got.Identity.Roles, []string{"a", "b", "c", "d", "x"}) || got.Identity.Name != "Bob" {
 		t.Errorf("signed in %+v", got.Identity)
 	}
 }
