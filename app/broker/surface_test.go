@@ -443,6 +443,7 @@ func TestUnknownPathsAndMethodsUnderThePrefixAreOurs(t *testing.T) {
 	}
 	b.get("/auth/nothing").want(t, 404, "not_found")
 	b.get("/auth").want(t, 404, "not_found")
+	b.get("/auth/Login").want(t, 404, "not_found")
 	b.do("PUT", "/auth/login", "", asScript).want(t, 405, "method_not_allowed")
 	b.do("PUT", "/auth/devices/x", "", asScript).want(t, 405, "method_not_allowed")
 	for path, want := range map[string]string{"/auth/login": "GET, HEAD, POST", "/auth/devices/x": "PATCH, DELETE", "/auth/devices": "GET, HEAD, DELETE", "/health/live": "GET, HEAD"} {
