@@ -196,10 +196,15 @@ func setAuthorization(r *upstream.Request, scheme string, token domain.Secret) {
 	}
 }
 
+// finishWait is how long an answer that nobody wants may take.
+const finishWait = 50 * time.Millisecond
+
 // finish reads an answer that nobody wants, if it is a small one, so that its
 // connection can be used again.
 func finish(r *upstream.Response) {
 	if 0 <= r.Length && r.Length <= 4<<10 {
+		late := time.AfterFunc(finishWait, func() { r.Body.Close() })
+		defer late.Stop()
 		_, _ = io.Copy(io.Discard, r.Body)
 	}
 	r.Body.Close()

@@ -105,6 +105,25 @@ func TestRejectedTokenIsRefreshedAndTheRequestSentAgain(t *testing.T) {
 	}
 }
 
+// What a rejection says is of no interest any more, and not worth a wait.
+func TestRejectionThatDoesNotEnd(t *testing.T) {
+	var requests atomic.Int64
+	f := newProxy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) > 1 {
+			fmt.Fprint(w, "ok")
+			return
+		}
+		w.Header().Set("Content-Length", "10")
+		w.WriteHeader(http.StatusUnauthorized)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	f.late.Store(int64(time.Minute))
+	if resp, body := f.get("/"); resp.StatusCode != 200 || body != "ok" {
+		t.Errorf("%s %q", resp.Status, body)
+	}
+}
+
 func TestRejectedTokenWithTheUploadUnderWay(t *testing.T) {
 	f := newProxy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
