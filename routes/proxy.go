@@ -301,6 +301,11 @@ func (x *exchange) fail(c *fiber.Ctx, err error) error {
 		return fiber.NewError(x.guard.Refusal().Status)
 	case errors.Is(cut, os.ErrDeadlineExceeded):
 		return fiber.ErrRequestTimeout
+	case cut != nil && why == nil && x.guard != nil:
+		// The guard would know if the client had gone. It is fasthttp that does
+		// not like what has come: a trailer that it allows nobody.
+		c.Context().SetConnectionClose()
+		return fiber.ErrBadRequest
 	}
 	c.Context().SetConnectionClose()
 	c.Status(statusClientGone)

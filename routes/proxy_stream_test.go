@@ -299,3 +299,17 @@ func TestStalledUploadEndsWithItsDevice(t *testing.T) {
 		}
 	}
 }
+
+// A trailer that may be none breaks the body off. Whoever sends one is there to be
+// told.
+func TestForbiddenTrailerIsAnswered(t *testing.T) {
+	f := newProxy(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			t.Error("the upstream takes the body for whole")
+		}
+	}))
+	c := f.dial("POST / HTTP/1.1\r\nTransfer-Encoding: chunked", "5\r\nhello\r\n0\r\nX-Forwarded-User: evil\r\n\r\n")
+	if resp := c.head("POST"); resp.StatusCode != 400 || !resp.Close {
+		t.Errorf("%s, closed %v", resp.Status, resp.Close)
+	}
+}
