@@ -117,6 +117,7 @@ func (p *Provider) idToken(ctx context.Context, raw string, more func(*idToken) 
 // beyond makes the checks that go-oidc leaves out.
 func (p *Provider) beyond(t *idToken) error {
 	issued, ok := t.claims.time("iat")
+	begins, _ := t.claims.time("nbf")
 	now := p.cfg.Now()
 	azp, hasParty := t.claims["azp"]
 	switch {
@@ -126,6 +127,8 @@ func (p *Provider) beyond(t *idToken) error {
 		return &untrusted{"it was issued in the future; is a clock wrong?"}
 	case issued.Before(now.Add(-oldestToken - skew)):
 		return &untrusted{"it was issued too long ago"}
+	case begins.After(now.Add(skew)): // go-oidc has five minutes
+		return &untrusted{"it is not valid yet"}
 	case !name(t.subject):
 		return &untrusted{"its subject is missing, too long or not printable"}
 	case t.claims.has("sid") && !name(t.sid):

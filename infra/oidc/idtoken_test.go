@@ -97,7 +97,7 @@ func defects(t *testing.T, s *oidctest.Server) map[string]func(claims map[string
 		"no time of issue":                 change(func(c map[string]any) { delete(c, "iat") }),
 		"issued in the future":             change(func(c map[string]any) { c["iat"] = time.Now().Add(2 * time.Minute).Unix() }),
 		"issued long ago":                  change(func(c map[string]any) { c["iat"] = time.Now().Add(-2 * time.Hour).Unix() }),
-		"not valid yet":                    change(func(c map[string]any) { c["nbf"] = time.Now().Add(10 * time.Minute).Unix() }),
+		"not valid yet":                    change(func(c map[string]any) { c["nbf"] = time.Now().Add(2 * time.Minute).Unix() }),
 		"no nonce":                         change(func(c map[string]any) { delete(c, "nonce") }),
 		"another nonce":                    change(func(c map[string]any) { c["nonce"] = "another" }),
 		"a nonce that is no text":          change(func(c map[string]any) { c["nonce"] = []any{c["nonce"]} }),
