@@ -441,11 +441,11 @@ func TestUpstreamThatTakesNoMoreOfABody(t *testing.T) {
 			_ = http.NewResponseController(w).EnableFullDuplex()
 			w.WriteHeader(200)
 			_ = http.NewResponseController(w).Flush()
-			<-time.After(500 * time.Millisecond)
+			<-time.After(1500 * time.Millisecond)
 		}
 		n, err := io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, n, err)
-	}), routes.Route{FirstByteTimeout: 200 * time.Millisecond})
+	}), routes.Route{FirstByteTimeout: time.Second})
 	t.Cleanup(func() { close(over) })
 	for _, length := range []int64{-1, 1 << 40} {
 		r := f.request("POST", "/stopped", endless{}, "X-CSRF", "1")
