@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"golang.org/x/sync/errgroup"
 
 	"cloakroom/domain"
 	"cloakroom/repo"
@@ -97,46 +99,75 @@ func (s *Store) DeleteBySID(ctx context.Context, issuer, sid string) ([]domain.R
 // looks bounds how often a deletion looks for what is left.
 const looks = 3
 
+// deletions is how many deletions of one call are under way at once: each takes
+// as long as a majority of the members needs to confirm it.
+const deletions = 16
+
 // deleteAll deletes the devices with certain keys one by one, each only if it
 // still has the keys, so that it returns exactly what went. It looks again until
 // there are none, because a server reads an index piece by piece, and one that
 // is not the best for the keys might show a device at neither its old nor its
-// new place. If one cannot be deleted it returns those that went before, beside
-// the error.
+// new place. If one cannot be deleted it returns those that went all the same,
+// beside the error.
 func (s *Store) deleteAll(ctx context.Context, doing string, keys bson.D, except domain.DeviceID) ([]domain.Record, error) {
 	if err := ctx.Err(); err != nil || keys == nil {
 		return nil, err
 	}
-	var gone []domain.Record
-	var expected, told []*news
-	defer func() {
-		s.feed.tell(told...)
-		s.feed.forget(expected...)
-	}()
-
 	left := keys
 	if !except.IsZero() {
 		left = append(bson.D{{Key: "_id", Value: bson.D{{Key: "$ne", Value: except.String()}}}}, keys...)
 	}
+	var gone []domain.Record
 	for range looks {
 		ids, err := s.ids(ctx, left, 0)
 		if err != nil || len(ids) == 0 {
 			return gone, failed(ctx, doing, err)
 		}
-		for _, id := range ids {
-			n := newsOf(repo.Ended, id)
-			s.feed.expect(n)
-			expected = append(expected, n)
-			r, err := s.remove(ctx, n, append(byID(id), keys...))
-			switch {
-			case err == nil:
-				gone, told = append(gone, r), append(told, n)
-			case !errors.Is(err, domain.ErrNotFound): // which is another's deletion, and fine
-				return gone, failed(ctx, doing, err)
-			}
+		some, err := s.deleteEach(ctx, ids, keys)
+		if gone = append(gone, some...); err != nil {
+			return gone, failed(ctx, doing, err)
 		}
 	}
 	return gone, nil
+}
+
+// deleteEach deletes those of some devices that have certain keys, and returns
+// them. After an error it begins no more.
+func (s *Store) deleteEach(ctx context.Context, ids []domain.DeviceID, keys bson.D) (gone []domain.Record, _ error) {
+	var mu sync.Mutex
+	var told []*news
+	var broken bool
+	var deleting errgroup.Group
+	deleting.SetLimit(deletions)
+	for _, id := range ids {
+		deleting.Go(func() error {
+			mu.Lock()
+			over := broken
+			mu.Unlock()
+			if over {
+				return nil
+			}
+			n := newsOf(repo.Ended, id)
+			s.feed.expect(n)
+			r, err := s.remove(ctx, n, slices.Concat(byID(id), keys))
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				gone, told = append(gone, r), append(told, n)
+				return nil
+			}
+			s.feed.forget(n)
+			if errors.Is(err, domain.ErrNotFound) { // which is another's deletion, and fine
+				return nil
+			}
+			broken = true
+			return err
+		})
+	}
+	err := deleting.Wait()
+	s.feed.tell(told...) // once for all: word of a change takes its time
+	s.feed.forget(told...)
+	return gone, err
 }
 
 // ids returns the devices that a filter finds, up to limit if that is not 0.
