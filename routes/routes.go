@@ -136,7 +136,9 @@ func (h *handlers) noSuchPath(c *fiber.Ctx) error {
 	}
 	var allow []string
 	for _, routes := range c.App().Stack() { // one list for each method
-		if slices.ContainsFunc(routes, func(r *fiber.Route) bool { return h.isOwn(r.Path) && fiber.RoutePatternMatch(c.Path(), r.Path, c.App().Config()) }) {
+		if slices.ContainsFunc(routes, func(r *fiber.Route) bool {
+			return h.isOwn(r.Path) && fiber.RoutePatternMatch(c.Path(), r.Path, c.App().Config())
+		}) {
 			allow = append(allow, routes[0].Method)
 		}
 	}
