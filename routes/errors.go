@@ -186,6 +186,8 @@ func answerToFiber(status int) answer {
 		return answer{status: 431, code: "headers_too_large", detail: "The request's headers are larger than this service takes."}
 	case 500:
 		return answer{status: 500, code: errInternal.code, detail: errInternal.detail}
+	case 503:
+		return answer{status: 503, code: "too_many_connections", detail: "This service has as many connections as it takes right now; try again in a moment.", retry: time.Second}
 	}
 	return answer{status: status, code: "bad_request", detail: "The request could not be understood."}
 }

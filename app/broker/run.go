@@ -158,7 +158,7 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 		l = tls.NewListener(l, cert.TLS())
 	}
 	failed := make(chan error, 2)
-	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
+	go func() { failed <- app.Listener(httpguard.Listener(l, guard(s, log))) }()
 	log.InfoContext(ctx, "broker listens", "address", l.Addr().String(), "store", s.Store.Kind)
 	stopCheck, err := serveCheck(ctx, s, log, h, failed)
 	if err != nil {
@@ -195,6 +195,10 @@ func serveHTTP(ctx context.Context, l net.Listener, cert *certificate.Pair, s se
 	return nil
 }
 
+func guard(s settings.Settings, log *slog.Logger) httpguard.Config {
+	return httpguard.Config{MaxConns: s.MaxConnections, Logger: log}
+}
+
 // serveCheck serves forward-auth on its own listener, if the settings name one,
 // until stop is called. An end that nobody asked for goes to failed.
 func serveCheck(ctx context.Context, s settings.Settings, log *slog.Logger, h *routes.Handlers, failed chan<- error) (stop func(context.Context) error, err error) {
@@ -207,7 +211,7 @@ func serveCheck(ctx context.Context, s settings.Settings, log *slog.Logger, h *r
 	}
 	app := fiberapp.New(fiberapp.Config{ErrorHandler: h.Error, TrustedProxies: s.TrustedProxies, Logger: log})
 	h.MountCheck(app)
-	go func() { failed <- app.Listener(httpguard.Listener(l, httpguard.Config{Logger: log})) }()
+	go func() { failed <- app.Listener(httpguard.Listener(l, guard(s, log))) }()
 	log.InfoContext(ctx, "forward-auth listens", "address", l.Addr().String())
 	return app.ShutdownWithContext, nil
 }

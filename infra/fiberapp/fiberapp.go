@@ -27,9 +27,9 @@ import (
 type Config struct {
 	// ErrorHandler answers for every error: those that handlers return, and,
 	// as a *fiber.Error with a status and no detail, those of requests that no
-	// handler answers: 400, 408, 431, 501, and 500 after a panic. With the
-	// first three the Ctx holds an empty request, so that nothing of a refused
-	// one can be echoed or logged. Default: the status and its phrase, as text.
+	// handler answers: 400, 408, 431, 503 for a connection too many, 501, and
+	// 500 after a panic. With the first four the Ctx holds an empty request, so
+	// that nothing of a refused one can be echoed or logged. Default: the status and its phrase, as text.
 	ErrorHandler fiber.ErrorHandler
 
 	// Expect is asked about a request with "Expect: 100-continue" before its

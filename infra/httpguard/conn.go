@@ -19,7 +19,8 @@ type Conn struct {
 	net.Conn // what HTTP is spoken on: a TCP connection, or a TLS one above it
 
 	listener *listener
-	id       uint64 // the watcher's name for it: descriptors are reused, this is not
+	place    chan struct{} // the listener's, whose one element it takes
+	id       uint64        // the watcher's name for it: descriptors are reused, this is not
 
 	reading   sync.Mutex // held by Read, by the poller's probe and while lingering
 	lexer     lexer
@@ -50,6 +51,12 @@ func newConn(nc net.Conn, l *listener) *Conn {
 		readDeadline:  deadline{set: nc.SetReadDeadline},
 		writeDeadline: deadline{set: nc.SetWriteDeadline},
 	}
+}
+
+// refuse lets nothing through of what the client sends.
+func (c *Conn) refuse(why *Refusal) {
+	c.refusal.Store(why)
+	c.broken = why
 }
 
 // Of returns the guarded connection behind conn, which may be wrapped by
@@ -339,7 +346,7 @@ func (c *Conn) Close() error {
 		go c.linger()
 		return nil
 	}
-	defer c.listener.release()
+	defer c.listener.release(c.place)
 	return c.Conn.Close()
 }
 
@@ -349,7 +356,7 @@ func (c *Conn) beginLinger() bool {
 	if gone, _ := c.peerState(); gone || c.tunnel.Load() || !c.reading.TryLock() {
 		return false
 	}
-	if c.lexer.between() {
+	if c.lexer.between() && c.broken == nil {
 		c.reading.Unlock()
 		return false
 	}
@@ -359,7 +366,7 @@ func (c *Conn) beginLinger() bool {
 // linger says goodbye, so that the client can read the answer to its end, and
 // drops what it still sends.
 func (c *Conn) linger() {
-	defer c.listener.release()
+	defer c.listener.release(c.place)
 	defer c.Conn.Close()
 	defer c.reading.Unlock()
 	if c.CloseWrite() != nil {

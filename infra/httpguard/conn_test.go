@@ -29,9 +29,11 @@ func (noWatcher) stop()           {}
 // guard makes a guarded connection of nc, as if it had been accepted.
 func guard(nc net.Conn, cfg Config) *Conn {
 	l := newListener(nil, cfg.withDefaults(), noWatcher{})
-	l.slots <- struct{}{}
+	l.places <- struct{}{}
 	l.open = 1
-	return newConn(nc, l)
+	c := newConn(nc, l)
+	c.place = l.places
+	return c
 }
 
 // pipe returns a guarded connection in memory and its client's end.

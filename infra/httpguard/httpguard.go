@@ -37,9 +37,9 @@ type Config struct {
 	// refused with 431. Default DefaultMaxHead. The server's read buffer must
 	// hold as much.
 	MaxHead int
-	// MaxConns is how many connections may be open at once. At the limit the
-	// listener stops accepting until one is closed; further clients wait in
-	// the kernel's queue. Default 10000.
+	// MaxConns is how many connections are served at once. Some beyond it are
+	// accepted to be told so by 503, and further clients wait in the kernel's
+	// queue. Default 10000.
 	MaxConns int
 
 	// HandshakeTimeout bounds the TLS handshake, if there is one. Default 10 s.
@@ -67,6 +67,10 @@ type Config struct {
 
 // DefaultMaxHead is the default of Config.MaxHead.
 const DefaultMaxHead = 32 << 10
+
+// maxRefused is how many connections beyond Config.MaxConns are open at once,
+// each for no longer than an answer and Config.LingerTimeout take.
+const maxRefused = 128
 
 func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.MaxHead, DefaultMaxHead)
@@ -100,7 +104,8 @@ type listener struct {
 	net.Listener
 	cfg     Config
 	watch   watcher
-	slots   chan struct{} // one for each open connection and for a waiting Accept
+	places  chan struct{} // one for each connection that is served and for a waiting Accept
+	refused chan struct{} // the same for those that are one too many
 	closing chan struct{}
 
 	mu     sync.Mutex
@@ -113,40 +118,49 @@ func newListener(l net.Listener, cfg Config, w watcher) *listener {
 		Listener: l,
 		cfg:      cfg,
 		watch:    w,
-		slots:    make(chan struct{}, cfg.MaxConns),
+		places:   make(chan struct{}, cfg.MaxConns),
+		refused:  make(chan struct{}, maxRefused),
 		closing:  make(chan struct{}),
 	}
 }
 
-// Accept waits for a free place and then for a connection. It outlasts a
-// shortage of descriptors or memory, which would end fasthttp's server.
+// Accept waits for a place, to serve or at least to refuse, and then for a
+// connection. It outlasts a shortage of descriptors or memory, which would end
+// fasthttp's server.
 func (l *listener) Accept() (net.Conn, error) {
+	place := l.places
 	select {
-	case l.slots <- struct{}{}:
-	case <-l.closing:
-		return nil, net.ErrClosed
+	case l.places <- struct{}{}:
+	default:
+		select {
+		case l.places <- struct{}{}:
+		case l.refused <- struct{}{}:
+			place = l.refused
+		case <-l.closing:
+			return nil, net.ErrClosed
+		}
 	}
 	const longest = time.Second
 	for delay := 5 * time.Millisecond; ; delay = min(2*delay, longest) {
-		c, err := l.acceptOne()
+		c, err := l.acceptOne(place)
 		if err == nil {
 			return c, nil
 		}
 		if !shortage(err) {
-			<-l.slots
+			<-place
 			return nil, err
 		}
 		l.cfg.Logger.Warn("cannot accept connections", "error", err)
 		select {
 		case <-time.After(delay):
 		case <-l.closing:
-			<-l.slots
+			<-place
 			return nil, net.ErrClosed
 		}
 	}
 }
 
-func (l *listener) acceptOne() (net.Conn, error) {
+func (l *listener) acceptOne(place chan struct{}) (net.Conn, error) {
 	nc, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -165,6 +179,9 @@ func (l *listener) acceptOne() (net.Conn, error) {
 		return nil, err
 	}
 	l.open++
+	if c.place = l.better(place); c.place == l.refused {
+		c.refuse(errTooManyConns)
+	}
 	if over, ok := nc.(*tls.Conn); ok {
 		return &tlsConn{Conn: c, tls: over}, nil
 	}
@@ -182,8 +199,22 @@ func shortage(err error) bool {
 	return false
 }
 
+// better changes a place to refuse for one to serve, if there is one by now.
+func (l *listener) better(place chan struct{}) chan struct{} {
+	if place == l.places {
+		return place
+	}
+	select {
+	case l.places <- struct{}{}:
+		<-place
+		return l.places
+	default:
+		return place
+	}
+}
+
 // release takes back the place of a connection that has been closed.
-func (l *listener) release() {
+func (l *listener) release(place chan struct{}) {
 	l.mu.Lock()
 	l.open--
 	last := l.closed && l.open == 0
@@ -191,7 +222,7 @@ func (l *listener) release() {
 	if last {
 		l.watch.stop()
 	}
-	<-l.slots
+	<-place
 }
 
 func (l *listener) Close() error {

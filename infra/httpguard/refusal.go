@@ -8,7 +8,7 @@ import "net/http"
 type Refusal struct {
 	// Status is the answer that the client is owed: 400 for a malformed or
 	// ambiguous message, 431 for a head over the limit, 408 for a message that
-	// does not come in time.
+	// does not come in time, 503 for a connection over the limit.
 	Status int
 	// Reason is a phrase from a fixed list.
 	Reason string
@@ -23,6 +23,7 @@ func malformed(reason string) *Refusal {
 var (
 	errTooSlow      = &Refusal{Status: http.StatusRequestTimeout, Reason: "message not received in time"}
 	errHeadTooLarge = &Refusal{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "head over the limit"}
+	errTooManyConns = &Refusal{Status: http.StatusServiceUnavailable, Reason: "connections over the limit"}
 
 	errEmptyLines = malformed("more than one empty line before the request")
 	errMethod     = malformed("method is not 1 to 16 capital letters")

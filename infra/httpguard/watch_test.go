@@ -298,11 +298,18 @@ func TestLingerEnds(t *testing.T) {
 	dial(t, l) // the place is free again
 }
 
-// Past MaxConns, Accept waits for a place.
+// Past MaxConns connections are refused, and past a number of these Accept waits
+// for a place.
 func TestMaxConns(t *testing.T) {
 	l := Listener(listenTCP(t), Config{MaxConns: 2})
 	first, _ := dial(t, l)
 	dial(t, l)
+	for range maxRefused {
+		c, _ := dial(t, l)
+		if c.Refusal() != errTooManyConns {
+			t.Fatalf("one too many: %v", c.Refusal())
+		}
+	}
 	if _, err := net.Dial("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
@@ -310,6 +317,9 @@ func TestMaxConns(t *testing.T) {
 	accept := func() {
 		c, err := l.Accept()
 		if err == nil {
+			if guard, ok := Of(c); !ok || guard.Refusal() != nil {
+				err = guard.Refusal()
+			}
 			t.Cleanup(func() { c.Close() })
 		}
 		accepted <- err

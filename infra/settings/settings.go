@@ -95,6 +95,8 @@ type Settings struct {
 
 	CookieSameSite string `name:"cookie-same-site" group:"Cookie" default:"lax" enum:"lax,strict" help:"SameSite attribute of the device cookie."`
 
+	MaxConnections int `name:"max-connections" group:"Process" default:"10000" min:"1" help:"How many connections of clients are served at once, on each listener. One beyond that is answered with 503. Each takes a file descriptor, and another one while an upstream works for it."`
+
 	// MetricsListen is empty for no metrics.
 	MetricsListen string        `name:"metrics-listen" group:"Process" default:"" empty:"" form:"address" placeholder:"HOST:PORT" example:"127.0.0.1:9090" help:"Address on which /metrics is shown to Prometheus, to whoever can reach it. Empty: nowhere."`
 	ShutdownGrace time.Duration `name:"shutdown-grace" group:"Process" default:"15s" min:"1ms" help:"How long requests and refreshes under way may take to finish once it is told to stop."`
