@@ -22,8 +22,8 @@ const (
 )
 
 // EndByProvider ends what a provider says is over (OpenID Connect Back-Channel
-// Logout 1.0, section 2.7): its session, if the notice names one, else every
-// device of the person. It returns how many there were; none is no error. When
+// Logout 1.0, section 2.7): its session, if the notice names one, together with
+// the person's devices that might be of it; else every device of the person. It returns how many there were; none is no error. When
 // it returns, no replica serves them any more.
 //
 // A notice that was carried out before, or that names nobody who is known here,
@@ -87,14 +87,42 @@ func noticeKey(n domain.LogoutNotice, take int) string {
 }
 
 func (b *Broker) deleteNoticed(ctx context.Context, issuer string, n domain.LogoutNotice) ([]domain.Record, error) {
+	owner := domain.Owner{Issuer: n.Issuer, Subject: n.Subject}
 	switch {
 	case n.SID == "":
+		return b.store.DeleteByOwner(ctx, owner, domain.DeviceID{})
 	case issuer != n.Issuer:
 		return b.store.DeleteBySID(ctx, issuer, ForeignSID(n.Issuer, n.SID))
-	default:
-		return b.store.DeleteBySID(ctx, issuer, n.SID)
 	}
-	return b.store.DeleteByOwner(ctx, domain.Owner{Issuer: n.Issuer, Subject: n.Subject}, domain.DeviceID{})
+	went, err := b.store.DeleteBySID(ctx, issuer, n.SID)
+	if err != nil || n.Subject == "" {
+		return went, err
+	}
+	unnamed, err := b.deleteUnnamed(ctx, owner)
+	return append(went, unnamed...), err
+}
+
+// deleteUnnamed deletes an owner's devices of which it is not known to what
+// session of the provider they belong: there are providers that name sessions in
+// logout tokens and not in ID tokens, and any of these may be the one.
+func (b *Broker) deleteUnnamed(ctx context.Context, owner domain.Owner) (went []domain.Record, _ error) {
+	all, err := b.store.ListByOwner(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	for _, listed := range all {
+		if listed.SID != "" {
+			continue
+		}
+		rec, err := b.store.Delete(ctx, listed.DeviceID, anyVersion)
+		switch {
+		case err == nil:
+			went = append(went, rec)
+		case !errors.Is(err, domain.ErrNotFound):
+			return went, err
+		}
+	}
+	return went, nil
 }
 
 // ForeignSID is what a record keeps as its SID whose owner is of another issuer

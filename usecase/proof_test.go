@@ -84,6 +84,28 @@ func TestR41_NoticeThatFailsOnceIsDone(t *testing.T) {
 	}
 }
 
+// TestR41_DeviceOfAnUnknownSessionEndsWithAny: a provider whose ID tokens name no
+// session, and whose logout tokens do.
+func TestR41_DeviceOfAnUnknownSessionEndsWithAny(t *testing.T) {
+	w := newWorld(t)
+	_, p := w.second("other", "https://other.test")
+	b := w.brokerOf(p)
+	unnamed := w.verifiedIn(p, "")
+	_, unknown := w.admit(b, elsewhere(p, "", unnamed))
+	_, another := w.admit(b, elsewhere(p, "", w.verifiedIn(p, "another")))
+	n := domain.LogoutNotice{Issuer: p.Issuer, SID: "session", ID: "without a person", Until: w.clock.Now().Add(time.Hour)}
+	if ended, err := b.EndByProvider(t.Context(), p.Name, n); err != nil || ended != 0 {
+		t.Errorf("a notice that names nobody: %d, %v", ended, err)
+	}
+	n.Subject, n.ID = unnamed.Identity.Subject, "with one"
+	if ended, err := b.EndByProvider(t.Context(), p.Name, n); err != nil || ended != 1 {
+		t.Errorf("EndByProvider = %d, %v; want 1", ended, err)
+	}
+	if !w.gone(unknown.DeviceID) || w.gone(another.DeviceID) {
+		t.Errorf("the device of an unknown session is gone: %v, of another one: %v", w.gone(unknown.DeviceID), w.gone(another.DeviceID))
+	}
+}
+
 // TestR41_NoticeThatWasNotCarriedOutMayComeAgain has the store fail for longer
 // than anybody tries. What was refused then has to work when the provider sends
 // it again, and once only.
