@@ -21,7 +21,7 @@ func (h *handlers) admit(c *fiber.Ctx) (to destination, v usecase.Visit, cookies
 		return to, v, "", err
 	}
 	switch {
-	case len(to.Methods) > 0 && !slices.Contains(to.Methods, c.Method()):
+	case !to.takesMethod(c):
 		return to, v, "", &methodNotAllowed{to.allow}
 	case to.MaxBody > 0 && int64(c.Request().Header.ContentLength()) > to.MaxBody:
 		return to, v, "", errTooLarge
@@ -39,6 +39,26 @@ func (h *handlers) admit(c *fiber.Ctx) (to destination, v usecase.Visit, cookies
 		v.Ticket = ""
 	}
 	return to, v, cookies, nil
+}
+
+// methodOverrides are what some frameworks take for a request's method in place of
+// its own.
+var methodOverrides = []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"}
+
+// takesMethod reports whether the route takes the request's method, and those that
+// an upstream may take for it.
+func (r *Route) takesMethod(c *fiber.Ctx) bool {
+	if len(r.Methods) == 0 {
+		return true
+	}
+	for _, name := range methodOverrides {
+		for _, method := range c.Request().Header.PeekAll(name) {
+			if !slices.Contains(r.Methods, strings.ToUpper(string(method))) {
+				return false
+			}
+		}
+	}
+	return slices.Contains(r.Methods, c.Method())
 }
 
 // checkForgery refuses a request with our cookie that another site may have

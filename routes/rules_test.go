@@ -212,6 +212,18 @@ func TestMethodsOfARoute(t *testing.T) {
 			t.Errorf("%s: Allow %q, %s", method, resp.Header.Get("Allow"), body)
 		}
 	}
+	for _, name := range []string{"X-HTTP-Method-Override", "x-http-method", "X-Method-Override"} {
+		for _, more := range [][]string{{name, "DELETE"}, {name, "delete"}, {name, "GET", name, "PUT"}} {
+			if resp, body := f.with(f.cookie, "POST", "/", "", more...); resp.StatusCode != 405 {
+				t.Errorf("%q: %d %s", more, resp.StatusCode, body)
+			}
+		}
+		if resp, body := f.with(f.cookie, "POST", "/", "", name, "get"); resp.StatusCode != 200 {
+			t.Errorf("%s: get: %d %s", name, resp.StatusCode, body)
+		} else {
+			receive(t, "the request", rec.got)
+		}
+	}
 	if resp, _ := f.with("", "DELETE", "/", ""); resp.StatusCode != 405 {
 		t.Errorf("the method comes before the session: %d", resp.StatusCode)
 	}
