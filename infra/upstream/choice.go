@@ -3,8 +3,7 @@ package upstream
 import "context"
 
 // Choice is the Engine that takes one of two for each request: Plain for
-// targets whose scheme is http, unless the request asks to switch protocols, and
-// Other for all else.
+// targets whose scheme is http, and Other for those whose scheme is https.
 type Choice struct {
 	Plain, Other interface {
 		Engine
@@ -16,7 +15,7 @@ var _ Engine = Choice{}
 
 // Do implements Engine.
 func (c Choice) Do(ctx context.Context, r *Request) (*Response, error) {
-	if r.Target.Scheme == "http" && r.Upgrade == "" {
+	if r.Target.Scheme == "http" {
 		return c.Plain.Do(ctx, r)
 	}
 	return c.Other.Do(ctx, r)

@@ -11,8 +11,8 @@
 // place.
 //
 // A request may ask to switch protocols (upgrade.go). An upstream that does so
-// without being asked gives an error: the connection would become a tunnel past
-// every rule here.
+// without being asked, or to another one, gives an error: the connection would
+// become a tunnel past every rule here.
 package upstream
 
 import (

@@ -8,9 +8,11 @@ import (
 )
 
 func TestTransportIsAnEngine(t *testing.T) {
-	enginetest.Run(t, func(t *testing.T, c upstream.Config) upstream.Engine {
+	open := func(t *testing.T, c upstream.Config) upstream.Engine {
 		e := upstream.NewTransport(c)
 		t.Cleanup(e.Close)
 		return e
-	})
+	}
+	enginetest.Run(t, open)
+	enginetest.RunUpgrades(t, open)
 }

@@ -268,7 +268,7 @@ func appendTokens[T ~string | ~[]byte](list []string, value T) []string {
 	return list
 }
 
-func hasToken(value []byte, want string) bool {
+func hasToken[T ~string | ~[]byte](value T, want string) bool {
 	for tok := range tokens(value) {
 		if is(tok, want) {
 			return true

@@ -315,6 +315,19 @@ func httpHeader(fields []Field) http.Header {
 	return header
 }
 
+// switched makes the answer of an upstream's 101.
+func switched(r *Request, in *http.Response) (*Response, error) {
+	out := newResponse(in)
+	conn, isTunnel := in.Body.(Tunnel)
+	protocol, ok := SwitchedTo(r.Upgrade, out.Header)
+	if !ok || !isTunnel {
+		in.Body.Close()
+		return nil, &Error{Kind: BadAnswer, Err: errors.New("switched to a protocol that was not asked for")}
+	}
+	out.Tunnel, out.Protocol = conn, protocol
+	return out, nil
+}
+
 func newResponse(in *http.Response) *Response {
 	out := &Response{
 		Status:  in.StatusCode,

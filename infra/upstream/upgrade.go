@@ -1,9 +1,7 @@
 package upstream
 
 import (
-	"errors"
 	"iter"
-	"net/http"
 	"strings"
 )
 
@@ -45,18 +43,21 @@ func passesUpgrade(protocol []byte) bool {
 	return !is(name, "h2c") && !is(name, "h2") && !is(name, "h3") && !is(name, "http") && !is(name, "tls")
 }
 
-// switched makes the answer of an upstream's 101, which has to name one of the
-// protocols that were asked for.
-func switched(r *Request, in *http.Response) (*Response, error) {
-	protocol := strings.Join(in.Header["Upgrade"], ", ")
-	conn, ok := in.Body.(Tunnel)
-	if !ok || !hasToken([]byte(strings.Join(in.Header["Connection"], ",")), "upgrade") || !offers(r.Upgrade, protocol) {
-		in.Body.Close()
-		return nil, &Error{Kind: BadAnswer, Err: errors.New("switched to a protocol that was not asked for")}
+// SwitchedTo is the protocol to which an upstream switches with a 101 of this
+// header. It is false if that is none of those that the request's upgrade offers:
+// the connection would become a tunnel that nobody has asked for.
+func SwitchedTo(upgrade string, header []Field) (protocol string, ok bool) {
+	named, lines := false, 0
+	for _, f := range header {
+		switch {
+		case is(f.Name, "connection"):
+			named = named || hasToken(f.Value, "upgrade")
+		case is(f.Name, "upgrade"):
+			protocol = f.Value
+			lines++
+		}
 	}
-	out := newResponse(in)
-	out.Tunnel, out.Protocol = conn, protocol
-	return out, nil
+	return protocol, named && lines == 1 && offers(upgrade, protocol)
 }
 
 func offers(upgrade, protocol string) bool {

@@ -32,6 +32,7 @@ type exchange struct {
 	head  head
 	rest  body               // of the answer
 	err   error              // that reading has ended with, sticky
+	after *tunnel            // if the upstream has switched protocols
 	space [16]upstream.Field // for head.fields, which rarely needs more
 	out   upstream.Response
 }
@@ -74,6 +75,9 @@ func (x *exchange) do(first []byte) error {
 	}
 	if err != nil {
 		return err
+	}
+	if x.head.status == 101 {
+		return x.switchProtocols()
 	}
 	x.rest = bodyOf(&x.head, x.r.Method)
 	if x.send == nil && !x.rest.within(&x.in) {
@@ -128,6 +132,9 @@ func (x *exchange) response() *upstream.Response {
 		Length:   x.rest.length,
 		Trailers: x.head.trailers,
 		Trailer:  x.trailer,
+	}
+	if x.after != nil {
+		x.out.Body, x.out.Tunnel, x.out.Protocol = x.after, x.after, x.after.protocol
 	}
 	return &x.out
 }

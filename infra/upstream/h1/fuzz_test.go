@@ -17,7 +17,7 @@ import (
 func readAnswer(src io.Reader, method string) (h head, b body, text []byte, rest int, err error) {
 	in := newReader(src)
 	defer in.free()
-	if err := in.head(&h); err != nil {
+	if err := in.head(&h); err != nil || h.status == 101 {
 		return h, b, nil, 0, err
 	}
 	b = bodyOf(&h, method)
@@ -57,7 +57,7 @@ func FuzzAnswer(f *testing.F) {
 		if (err == nil) != (err2 == nil) || !bytes.Equal(text, text2) || h.status != h2.status || b.reusable != b2.reusable || b.ended != b2.ended {
 			t.Fatalf("byte by byte: %q, %v, and at once: %q, %v", text2, err2, text, err)
 		}
-		if err != nil {
+		if err != nil || h.status == 101 {
 			return
 		}
 		if h.status < 200 {

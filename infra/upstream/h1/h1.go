@@ -6,7 +6,9 @@
 // It is strict where net/http forgives (head.go, body.go): an answer that two
 // readers could frame in two ways is refused, and a connection is used again
 // (pool.go) only after an exchange (exchange.go) of which nothing is in doubt.
-// Upgrades, TLS and HTTP/2 are not here: they remain the Transport's.
+// An upstream that switches protocols when it is asked to takes the connection
+// out of all that (tunnel.go). TLS and HTTP/2 are not here: they remain the
+// Transport's.
 package h1
 
 import (

@@ -23,9 +23,11 @@ import (
 )
 
 func TestEngine(t *testing.T) {
-	enginetest.Run(t, func(t *testing.T, c upstream.Config) upstream.Engine {
+	open := func(t *testing.T, c upstream.Config) upstream.Engine {
 		return open(t, Config{ConnectTimeout: c.ConnectTimeout, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxIdlePerHost: c.MaxIdlePerHost})
-	})
+	}
+	enginetest.Run(t, open)
+	enginetest.RunUpgrades(t, open)
 }
 
 func open(t testing.TB, c Config) *Engine {
@@ -58,8 +60,9 @@ func TestFieldsKeepOrderAndCase(t *testing.T) {
 	})
 	r := up.Get("/?a")
 	r.Header = []upstream.Field{{Name: "x-b", Value: "1"}, {Name: "X-a", Value: "2"}, {Name: "X-B", Value: "3"}}
+	r.Upgrade = "some, other"
 	resp, _ := enginetest.Do(t, open(t, Config{}), r)
-	if want := "GET /?a HTTP/1.1\r\nHost: " + up.URL.Host + "\r\nx-b: 1\r\nX-a: 2\r\nX-B: 3\r\n\r\n"; <-got != want {
+	if want := "GET /?a HTTP/1.1\r\nHost: " + up.URL.Host + "\r\nx-b: 1\r\nX-a: 2\r\nX-B: 3\r\nConnection: Upgrade\r\nUpgrade: some, other\r\n\r\n"; <-got != want {
 		t.Errorf("sent other than %q", want)
 	}
 	want := []upstream.Field{{Name: "x-b", Value: "1"}, {Name: "X-a", Value: "2"}, {Name: "X-B", Value: "3"}, {Name: "empty", Value: ""}, {Name: "content-length", Value: "0"}}
@@ -79,6 +82,7 @@ func TestRequestIsOneRequest(t *testing.T) {
 		"path":          func(r *upstream.Request) { r.Path = "/ HTTP/1.1\r\nX-Injected: b" },
 		"two targets":   func(r *upstream.Request) { r.Path = "/a /b" },
 		"no target":     func(r *upstream.Request) { r.Path = "" },
+		"upgrade":       func(r *upstream.Request) { r.Upgrade = "a\r\nX-Injected: b" },
 		"method":        func(r *upstream.Request) { r.Method = "GET /x HTTP/1.1\r\nX: y\r\n\r\nGET" },
 	} {
 		r := up.Get("/")

@@ -151,8 +151,9 @@ type head struct {
 	keep     bool // the upstream says that it keeps the connection
 }
 
-// head reads the head of the final answer. Interim ones are dropped, but for
-// the one that would make the connection a tunnel.
+// head reads the head of the final answer, or the one with which the upstream
+// switches protocols, whether it was asked to or not. Other interim ones are
+// dropped.
 func (in *reader) head(h *head) error {
 	for left := maxHead; ; {
 		text, err := in.section(left, isStatusLine)
@@ -165,10 +166,10 @@ func (in *reader) head(h *head) error {
 		switch {
 		case h.status >= 200:
 			return nil
-		case h.status == 101:
-			return malformed("it switches protocols")
-		case h.chunked || h.length >= 0:
+		case h.chunked || h.length > 0 || h.length == 0 && h.status != 101:
 			return malformed("an interim answer with a body")
+		case h.status == 101:
+			return nil
 		}
 		left -= len(text) + len("\r\n")
 	}

@@ -47,6 +47,10 @@ func appendRequest(b []byte, r *upstream.Request, body io.Reader) ([]byte, error
 			lines++
 		}
 	}
+	if r.Upgrade != "" {
+		b = appendField(append(b, "Connection: Upgrade\r\n"...), "Upgrade", r.Upgrade)
+		lines += 2
+	}
 	switch {
 	case body == nil && (r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH"):
 		b = append(b, "Content-Length: 0\r\n"...) // RFC 9110, section 8.6
