@@ -191,8 +191,8 @@ func (u *upload) rewind() (io.Reader, bool) {
 	switch {
 	case !u.holding && u.read > 0:
 		return nil, false
-	case u.ended.Load():
-		return bytes.NewReader(u.held), true
+	case u.ended.Load() && len(u.held) <= smallUpload:
+		return bytes.NewReader(u.held), true // an engine sends it together with the head
 	}
 	return &reading{upload: u}, true
 }
@@ -206,6 +206,7 @@ func (u *upload) sendAgain(out *upstream.Request) (ok bool) {
 	if !u.ended.Load() {
 		return false
 	}
+	u.answered.Store(false) // it is for the upstream once more to take the body
 	out.Body, ok = u.rewind()
 	return ok
 }

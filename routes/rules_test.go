@@ -483,6 +483,35 @@ func TestUpstreamThatTakesNoMoreOfABody(t *testing.T) {
 	}
 }
 
+// A body that goes out a second time, with a token that is good, is bounded like
+// one that goes out for the first time.
+func TestUpstreamThatTakesNoMoreOfARepeatedBody(t *testing.T) {
+	var asked atomic.Int64
+	engine := h1.New(h1.Config{Dial: func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe() // which holds nothing that the other side has not read
+		t.Cleanup(func() { theirs.Close() })
+		go func() {
+			r, err := http.ReadRequest(bufio.NewReader(theirs))
+			if err != nil || asked.Add(1) > 1 {
+				return
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			_, _ = io.WriteString(theirs, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+		}()
+		return ours, nil
+	}})
+	t.Cleanup(engine.Close)
+	f := newFront(t, frontConfig{ruled: []routes.Route{{
+		Route: upstream.Route{Prefix: "/", Target: parseURL(t, "http://pipe.test")}, Engine: engine, FirstByteTimeout: time.Second,
+	}}})
+	f.late.Store(int64(time.Minute))
+	r := f.request("POST", "/", io.LimitReader(endless{}, 64<<10))
+	r.ContentLength = 64 << 10
+	if resp, body := f.do(r); resp.StatusCode != 504 || code(body) != "upstream_timeout" || asked.Load() != 2 {
+		t.Errorf("%d %s after %d requests", resp.StatusCode, body, asked.Load())
+	}
+}
+
 func TestR24_HostsChooseAmongRoutesAndNothingElse(t *testing.T) {
 	shop, api, anyone := newRecorder(), newRecorder(), newRecorder()
 	evil := newRecorder()
