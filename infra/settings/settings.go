@@ -44,7 +44,7 @@ type Settings struct {
 	// ForwardAuthListen.
 	Routes []Route `name:"route" group:"Routes" placeholder:"/PATH=URL" example:"/api=http://127.0.0.1:9000" help:"What is proxied where, the longest path first. Required unless there is forward-auth-listen. A list; append ;strip-prefix to take the path off, ;host=NAME for one host alone, ;auth=optional or ;auth=none. In YAML, objects with these and many more options, see docs/routes.md."`
 	// UpstreamHeaderTimeout bounds the wait for an upstream's first byte.
-	UpstreamHeaderTimeout time.Duration `name:"upstream-header-timeout" group:"Routes" default:"30s" help:"How long an upstream may take until its answer begins, if its route does not say it. 0: as long as it likes."`
+	UpstreamHeaderTimeout time.Duration `name:"upstream-header-timeout" group:"Routes" default:"30s" help:"How long an upstream may take until its answer begins, and until it takes more of a body before that, if its route does not say it. 0: as long as it likes."`
 
 	Store Store `name:"store" group:"Store" default:"sqlite://data/cloakroom.db" placeholder:"URL" help:"Where devices are kept: sqlite://relative/path, sqlite:///absolute/path, a redis://, rediss://, redis+sentinel://, redis+cluster:// or unix:// URL of Redis, a mongodb:// or mongodb+srv:// URL of MongoDB, or memory: for trials, which forgets everything at the end."`
 	// CacheTTL is 0 for no cache.
