@@ -384,7 +384,7 @@ func TestTunnelEndsWithItsDevice(t *testing.T) {
 		}
 		f.store.away.Store(true) // its events are back before it answers
 		f.handlers.Recheck(t.Context())
-		f.cutsWithin(t, time.Second, ws, e, func() { f.store.away.Store(false) })
+		f.cutsWithin(t, within, ws, e, func() { f.store.away.Store(false) })
 	})
 	t.Run("by time", func(t *testing.T) {
 		e := newEcho()
