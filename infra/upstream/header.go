@@ -138,6 +138,13 @@ const (
 	setCookie
 )
 
+// identities begin the names of fields in which some proxy or other tells an
+// upstream who is signed in, and that upstreams believe for it.
+var identities = []string{
+	"x-auth-request-", "x-webauth-", "x-remote-", "x-authenticated-", "x-authentik-", "x-ssl-client-", "x-client-cert",
+	"x-goog-authenticated-user-", "x-goog-iap-", "x-amzn-oidc-", "x-ms-client-principal", "x-ms-token-",
+}
+
 // requestField tells what a client's field is.
 //
 // Names with an underscore do not pass, because CGI and its heirs make the same
@@ -170,7 +177,13 @@ func requestField[T ~string | ~[]byte](name T) kind {
 	case 'p':
 		return oneOf(name, hopByHop, "proxy-connection", "proxy-authenticate", "proxy-authorization", "proxy-authentication-info", "proxy")
 	case 'r':
-		return oneOf(name, replaced, "remote-user", "remote-groups", "remote-email", "remote-name")
+		if begins(name, "remote-") {
+			return replaced
+		}
+	case 's':
+		if begins(name, "ssl-client-") {
+			return replaced
+		}
 	case 't':
 		if is(name, "te") {
 			return te
@@ -185,7 +198,7 @@ func requestField[T ~string | ~[]byte](name T) kind {
 		switch {
 		case is(name, "x-forwarded-for"):
 			return forwardedFor
-		case begins(name, "x-forwarded-"), begins(name, "x-auth-request-"), begins(name, "x-original-"):
+		case begins(name, "x-forwarded-"), begins(name, "x-original-"), beginsAny(name, identities):
 			return replaced
 		}
 		return oneOf(name, replaced, "x-forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-rewrite-url")
@@ -313,6 +326,15 @@ func oneOf[T ~string | ~[]byte](name T, k kind, names ...string) kind {
 // is reports whether s is lower, which is in lower case, in any case.
 func is[T ~string | ~[]byte](s T, lower string) bool {
 	return len(s) == len(lower) && begins(s, lower)
+}
+
+func beginsAny[T ~string | ~[]byte](s T, lower []string) bool {
+	for _, l := range lower {
+		if begins(s, l) {
+			return true
+		}
+	}
+	return false
 }
 
 func begins[T ~string | ~[]byte](s T, lower string) bool {

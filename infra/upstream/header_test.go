@@ -70,7 +70,9 @@ func TestR25_WhatClientsSayOfThemselvesDoesNotPass(t *testing.T) {
 		"X-Real-Ip: 1.2.3.4", "X-Client-Ip: 1.2.3.4", "X-Cluster-Client-Ip: 1.2.3.4", "Client-Ip: 1.2.3.4", "True-Client-Ip: 1.2.3.4",
 		"Cf-Connecting-Ip: 1.2.3.4", "Fastly-Client-Ip: 1.2.3.4",
 		"X-Auth-Request-User: root", "X-Auth-Request-Issuer: x", "X-Auth-Request-Email: x", "X-Auth-Request-Groups: x", "X-Auth-Request-Access-Token: x",
-		"Remote-User: root", "Remote-Groups: x", "Remote-Email: x", "Remote-Name: x",
+		"Remote-User: root", "Remote-Groups: x", "Remote-Email: x", "Remote-Name: x", "X-Remote-User: root", "X-Webauth-User: root",
+		"X-Authenticated-User: root", "X-authentik-username: root", "X-Goog-Authenticated-User-Email: x", "X-Goog-IAP-JWT-Assertion: x",
+		"X-Amzn-Oidc-Identity: root", "X-MS-CLIENT-PRINCIPAL-NAME: root", "X-Ssl-Client-S-Dn: x", "Ssl-Client-Verify: x", "X-Client-Cert: x",
 		"X-Original-Url: /evil", "X-Original-Uri: /evil", "X-Original-Host: evil.test", "X-Rewrite-Url: /evil",
 		"X_Forwarded_For: 1.2.3.4", "X_Real_Ip: 1.2.3.4", "Remote_User: root", "HTTP_AUTHORIZATION: x", "X-Auth_Request-User: x", "_: x",
 		"Proxy: http://evil.test", "Cookie: device_id=evil", "Host: evil.test", "Expect: 100-continue", "Content-Length: 5",
@@ -243,7 +245,7 @@ func FuzzRequestHeader(f *testing.F) {
 			if isOurs {
 				continue
 			}
-			for _, prefix := range []string{"x-auth-request-", "x-forwarded-", "x-original-"} {
+			for _, prefix := range append([]string{"x-forwarded-", "x-original-", "remote-"}, identities...) {
 				if strings.HasPrefix(name, prefix) {
 					t.Fatalf("%q passes", field.Name)
 				}
