@@ -24,8 +24,8 @@ type Tokens struct {
 	Refresh       Secret    // empty if the auth server gave none
 	RefreshExpiry time.Time // zero if and only if Refresh is empty
 	ID            Secret    // an OpenID provider's ID token, else empty
-	// DPoPKey is the key that the tokens are bound to (RFC 9449), or empty. It is
-	// the device's: a refresh keeps it. It stands here because it is of use with
+	// DPoPKey is the key that the tokens are bound to (RFC 9449) if TokenType says
+	// so, or empty. It is the device's: a refresh keeps it. It stands here because it is of use with
 	// these tokens alone, and is sealed like them.
 	DPoPKey Secret
 }

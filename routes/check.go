@@ -137,7 +137,7 @@ func (h *handlers) mayPass(ctx context.Context, c *fiber.Ctx, method string) (us
 		}
 	}
 	s, err := h.broker.AccessToken(ctx, usecase.Visit{Ticket: ticket, IP: h.clientIP(c).String()})
-	if err == nil && !s.Record.Tokens.DPoPKey.Empty() {
+	if err == nil && bound(s.Record.Tokens) {
 		err = errBoundToken
 	}
 	return s, cookies, err

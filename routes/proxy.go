@@ -178,7 +178,7 @@ func (h *handlers) publicPort() string {
 func (h *handlers) ask(x *exchange, to destination, out *upstream.Request, t domain.Tokens) (*upstream.Response, error) {
 	switch {
 	case t.Access.Empty():
-	case !t.DPoPKey.Empty():
+	case bound(t):
 		return h.askWithProof(x, to, out, t)
 	default:
 		setAuthorization(out, "Bearer", t.Access)

@@ -20,6 +20,12 @@ const (
 	headerNonce = "DPoP-Nonce"
 )
 
+// bound reports whether an access token is of use with a proof alone. A provider
+// that has stopped to bind them gives bearer tokens to a device with a key as well.
+func bound(t domain.Tokens) bool {
+	return !t.DPoPKey.Empty() && strings.EqualFold(t.TokenType, dpop.TokenType)
+}
+
 // askWithProof sends a request whose token is bound to the device's key, with
 // the proof that we have that key (RFC 9449, section 7.1), made for the address
 // that is asked. One that wants a nonce in the proof gets the request once more,
@@ -47,6 +53,10 @@ func (h *handlers) askWithProof(x *exchange, to destination, out *upstream.Reque
 		setField(out, headerProof, proof)
 		return nil
 	}
+	defer func() { // what is sent next may be a bearer token
+		out.Aim = nil
+		dropField(out, headerProof)
+	}()
 	for wanted := []string(nil); ; wanted = append(wanted, target.Host) {
 		r, err := x.ask(to, out)
 		if err != nil {
@@ -78,6 +88,10 @@ func field(r *upstream.Response, name string) string {
 
 // setField sets a field in place of all that the client has sent of that name.
 func setField(r *upstream.Request, name, value string) {
-	r.Header = slices.DeleteFunc(r.Header, func(f upstream.Field) bool { return strings.EqualFold(f.Name, name) })
+	dropField(r, name)
 	r.Header = append(r.Header, upstream.Field{Name: name, Value: value})
+}
+
+func dropField(r *upstream.Request, name string) {
+	r.Header = slices.DeleteFunc(r.Header, func(f upstream.Field) bool { return strings.EqualFold(f.Name, name) })
 }
