@@ -2,6 +2,8 @@ package mongostore_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,9 +17,10 @@ import (
 
 // The tests below have something happen between two commands of one operation.
 
-// between runs call and holds its first command of a name at the server until
-// meanwhile, which asks by another handle, has returned.
-func between(t *testing.T, command string, call func(context.Context, *mongostore.Store), meanwhile func(context.Context, *mongostore.Store)) {
+// between runs call and holds its first command of a name, on the device of that id
+// if it names one, at the server until meanwhile, which asks by another handle, has
+// returned.
+func between(t *testing.T, command string, of domain.DeviceID, call func(context.Context, *mongostore.Store), meanwhile func(context.Context, *mongostore.Store)) {
 	t.Helper()
 	server := mongotest.Double(t, mongowire.Options{})
 	address := mongotest.NewDatabase(t, patient(server))
@@ -33,9 +36,12 @@ func between(t *testing.T, command string, call func(context.Context, *mongostor
 		t.Fatal(err)
 	}
 	release, arrived := make(chan struct{}), make(chan struct{}, 100)
-	server.Inject(mongowire.Fault{Command: command, Hold: release})
+	held := func(c bson.D) bool {
+		return of.IsZero() || strings.Contains(fmt.Sprint(c), of.String())
+	}
+	server.Inject(mongowire.Fault{Command: command, Only: held, Hold: release})
 	server.Observe(func(c bson.D) {
-		if c[0].Key == command {
+		if c[0].Key == command && held(c) {
 			arrived <- struct{}{}
 		}
 	})
@@ -58,7 +64,7 @@ func between(t *testing.T, command string, call func(context.Context, *mongostor
 func TestALeaseThatBecomesTheCallersIsTaken(t *testing.T) {
 	// The lease was another's when it was tried. Before it is read whose, it
 	// becomes the caller's by another call.
-	between(t, "find", func(ctx context.Context, s *mongostore.Store) {
+	between(t, "find", domain.DeviceID{}, func(ctx context.Context, s *mongostore.Store) {
 		if r, err := s.TakeLease(ctx, id(1), "me", time.Hour); err != nil || r.Lease.Owner != "me" {
 			t.Errorf("TakeLease: %v, %v", r.Lease, err)
 		}
@@ -73,7 +79,7 @@ func TestALeaseThatBecomesTheCallersIsTaken(t *testing.T) {
 }
 
 func TestADeletionByEmailSparesWhatHasAnotherByThen(t *testing.T) {
-	between(t, "findAndModify", func(ctx context.Context, s *mongostore.Store) {
+	between(t, "findAndModify", id(0), func(ctx context.Context, s *mongostore.Store) {
 		gone, err := s.DeleteByEmail(ctx, email(0))
 		if err != nil || len(gone) != 4 {
 			t.Errorf("DeleteByEmail: %d went, want 4 (%v)", len(gone), err)
