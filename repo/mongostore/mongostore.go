@@ -191,5 +191,13 @@ func outcome(err error) bool {
 // answer to it.
 func lost(err error) bool { return mongo.IsNetworkError(err) || mongo.IsTimeout(err) }
 
+// unsent reports whether a command was given up before it was sent, because the
+// connection of another one broke: the driver's others go with it. It does not
+// always try again by itself then.
+func unsent(err error) bool {
+	var spoilt interface{ Retryable() bool }
+	return errors.As(err, &spoilt) && spoilt.Retryable()
+}
+
 // byID finds a device.
 func byID(id domain.DeviceID) bson.D { return bson.D{{Key: "_id", Value: id.String()}} }

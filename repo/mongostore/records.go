@@ -232,11 +232,21 @@ func (s *Store) Delete(ctx context.Context, id domain.DeviceID, from int64) (dom
 	return r, failed(ctx, "delete", err)
 }
 
+// resends bounds how often a deletion is begun anew that was not sent. Where several
+// are under way, what happens to one would keep the others from being made.
+const resends = 2
+
 // remove deletes one device and returns it. If the answer got lost and it is
 // gone, that is told; but what it was in the end nobody knows any more, and that
 // is an error.
 func (s *Store) remove(ctx context.Context, n *news, filter bson.D) (domain.Record, error) {
 	r, err := one(s.devices.FindOneAndDelete(ctx, filter))
+	for range resends {
+		if !unsent(err) {
+			break
+		}
+		r, err = one(s.devices.FindOneAndDelete(ctx, filter))
+	}
 	if lost(err) && errors.Is(s.settle(ctx, s.committed, n.event.DeviceID, bson.NilObjectID, err), domain.ErrNotFound) {
 		s.feed.tell(n)
 	}
