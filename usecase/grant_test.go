@@ -9,16 +9,21 @@ import (
 	"cloakroom/usecase"
 )
 
+const anotherClient = "another client"
+
 // sharing is a provider whose grants outlast a sign-in, under further names too,
 // and how often it has been told to revoke a pair.
 func (w *world) sharing(names ...string) (p usecase.Provider, b *usecase.Broker, told func() int) {
 	w.Helper()
 	auth, p := w.second("other", "https://other.test")
-	p.SharesGrants = true
+	p.Client = "us"
 	list := []usecase.Provider{p}
 	for _, name := range names {
 		again := p
 		again.Name = name
+		if name == anotherClient {
+			again.Client = name
+		}
 		list = append(list, again)
 	}
 	return p, w.brokerOf(list...), func() int { return len(auth.Requests(authapitest.RevokePath)) }
@@ -77,6 +82,18 @@ func TestPairOfAGrantThatGoesOnIsNotRevoked(t *testing.T) {
 		first, _ := w.admit(b, elsewhere(p, "", w.verifiedIn(p, "one")))
 		w.admit(b, elsewhere(again, first.Ticket, w.verifiedIn(again, "one")))
 		w.settled(told, false)
+	})
+	t.Run("the same person, at another client", func(t *testing.T) {
+		w := newWorld(t)
+		p, b, told := w.sharing(anotherClient)
+		other := p
+		other.Name = anotherClient
+		_, first := w.admit(b, elsewhere(p, "", w.verified(p)))
+		w.admit(b, elsewhere(other, "", w.verified(other)))
+		if err := b.SignOut(t.Context(), first, first.DeviceID); err != nil {
+			t.Fatal(err)
+		}
+		w.settled(told, true)
 	})
 	t.Run("all end", func(t *testing.T) {
 		w := newWorld(t)

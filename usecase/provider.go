@@ -21,9 +21,11 @@ type Provider struct {
 	// Tokens refreshes and revokes. Two providers may have the same one; they
 	// then fare alike when it is down.
 	Tokens tokenServer
-	// SharesGrants: those who sign in again may get tokens of the grant that they
-	// have already. A pair is then revoked when the last device of it has ended.
-	SharesGrants bool
+	// Client is set where those who sign in again may get tokens of the grant that
+	// they have already: the id by which the issuer knows us. Several providers may
+	// have the same one. A pair is then revoked when the last device of its grant has
+	// ended.
+	Client string
 	// Passwords is nil unless people sign in by a password that they type here.
 	// One provider can have it.
 	Passwords passwordServer

@@ -379,15 +379,16 @@ func (b *Broker) over(ctx context.Context, r domain.Revocation) (bool, error) {
 // of the grant that they have, and to revoke any of them may end all (RFC 7009,
 // section 2.1). A pair that is kept for that is nobody's, and ends with the last.
 func (b *Broker) grantOver(ctx context.Context, r domain.Revocation) (bool, error) {
-	if p, known := b.providers[r.Provider]; !known || !p.SharesGrants {
+	p, known := b.providers[r.Provider]
+	if !known || p.Client == "" {
 		return true, nil
 	}
 	list, err := b.store.ListByOwner(ctx, r.Owner)
 	now := b.now()
 	return err == nil && !slices.ContainsFunc(list, func(rec domain.Record) bool {
-		told := rec.SID != "" && r.SID != ""   // of both, which session they are of
-		at, known := b.providers[rec.Provider] // whatever its name: two may be of one client
-		return known && at.SharesGrants && (!told || rec.SID == r.SID) && b.Lifetimes.Ended(rec, now) == domain.NotEnded
+		told := rec.SID != "" && r.SID != "" // of both, which session they are of
+		at, known := b.providers[rec.Provider]
+		return known && at.Client == p.Client && (!told || rec.SID == r.SID) && b.Lifetimes.Ended(rec, now) == domain.NotEnded
 	}), err
 }
 

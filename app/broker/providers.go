@@ -75,7 +75,7 @@ func (o providers) toUse(s settings.Settings, auth *authapi.Client) []usecase.Pr
 		list = append(list, usecase.Provider{Name: passwords, Issuer: s.AuthIssuer, AnyIssuer: true, Tokens: auth, Passwords: auth})
 	}
 	for i, p := range o {
-		use := usecase.Provider{Name: p.Name(), Issuer: p.Issuer(), Tokens: p, SharesGrants: true}
+		use := usecase.Provider{Name: p.Name(), Issuer: p.Issuer(), Tokens: p, Client: p.ClientID()}
 		if s.Providers[i].Exchange == settings.ExchangeAuthServer {
 			use = usecase.Provider{Name: p.Name(), Issuer: s.AuthIssuer, Tokens: auth}
 		}
