@@ -3,26 +3,20 @@ package routes_test
 import (
 	"bufio"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"testing"
 
 	"cloakroom/infra/upstream"
+	"cloakroom/infra/upstream/enginetest"
 	"cloakroom/routes"
 )
 
 // TestFieldsKeepOrderAndCase looks at what a client has sent without any library in
 // between.
 func TestFieldsKeepOrderAndCase(t *testing.T) {
-	for _, connection := range []string{"keep-alive", "keep-alive, Upgrade\r\nUpgrade: websocket"} {
-		fieldsKeepOrderAndCase(t, connection)
-	}
-}
-
-func fieldsKeepOrderAndCase(t *testing.T, connection string) {
 	got := make(chan []string, 1)
-	f := newFront(t, frontConfig{routes: []upstream.Route{{Prefix: "/", Target: parseURL(t, rawUpstream(t, func(c net.Conn, r *bufio.Reader) {
+	answer := func(c enginetest.Conn, r *bufio.Reader) {
 		var lines []string
 		for {
 			line, err := r.ReadString('\n')
@@ -33,18 +27,31 @@ func fieldsKeepOrderAndCase(t *testing.T, connection string) {
 		}
 		got <- lines
 		io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
-	}))}}})
+	}
+	f := newFront(t, frontConfig{
+		routes: []upstream.Route{{Prefix: "/", Target: enginetest.Raw(t, answer).URL}, {Prefix: "/tls", Target: enginetest.RawTLS(t, answer).URL}},
+		engine: upstream.Config{TLS: enginetest.Roots()},
+	})
+	for _, path := range []string{"/", "/tls"} {
+		for _, connection := range []string{"keep-alive", "keep-alive, Upgrade\r\nUpgrade: websocket"} {
+			f.keepsFields(path, connection, got)
+		}
+	}
+}
+
+func (f *front) keepsFields(path, connection string, got <-chan []string) {
+	f.t.Helper()
 	sent := []string{"sec-ch-ua: one", "User-agent: two", "X-camelCase:three", "accept: */*", "x-LAST: four ", "X-camelCase: five", "Sec-WebSocket-Key: six"}
-	f.dial("GET /x HTTP/1.1\r\nConnection: "+connection+"\r\n"+strings.Join(sent, "\r\n"), "")
+	f.dial("GET "+path+" HTTP/1.1\r\nConnection: "+connection+"\r\n"+strings.Join(sent, "\r\n"), "")
 
 	var passed []string
-	for _, line := range receive(t, "the request", got)[1:] {
+	for _, line := range receive(f.t, "the request", got)[1:] {
 		if slices.Contains([]string{"sec-ch-ua", "user-agent", "x-camelcase", "accept", "x-last", "sec-websocket-key"}, strings.ToLower(strings.SplitN(line, ":", 2)[0])) {
 			passed = append(passed, line)
 		}
 	}
 	if want := []string{"sec-ch-ua: one", "User-agent: two", "X-camelCase: three", "accept: */*", "x-LAST: four", "X-camelCase: five", "Sec-WebSocket-Key: six"}; !slices.Equal(passed, want) {
-		t.Errorf("the upstream got\n%q, want\n%q", passed, want)
+		f.t.Errorf("%s: the upstream got\n%q, want\n%q", path, passed, want)
 	}
 }
 

@@ -115,9 +115,9 @@ func newFront(t testing.TB, c frontConfig) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine := upstream.Choice{
-		Plain: h1.New(h1.Config{HeaderTimeout: c.engine.HeaderTimeout, IdleTimeout: c.engine.IdleTimeout}),
-		Other: upstream.NewTransport(c.engine),
+	engine := &upstream.Choice{
+		HTTP1: h1.New(h1.Config{HeaderTimeout: c.engine.HeaderTimeout, IdleTimeout: c.engine.IdleTimeout, TLS: c.engine.TLS, OfferHTTP2: true}),
+		HTTP2: upstream.NewTransport(c.engine),
 	}
 	table, err := routes.NewTable(c.table(engine))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"cloakroom/infra/httpguard"
 	"cloakroom/infra/tunnel"
 	"cloakroom/infra/upstream"
+	"cloakroom/infra/upstream/enginetest"
 	"cloakroom/repo"
 	"cloakroom/routes"
 )
@@ -135,6 +137,29 @@ func TestWebSocketPasses(t *testing.T) {
 	if line := lines[1]; line["status"] != 101.0 || line["path"] != "/chat" || line["cut"] != nil {
 		t.Errorf("%v", line)
 	}
+}
+
+// An upstream that prefers HTTP/2 is asked over HTTP/1.1.
+func TestWebSocketPassesOverTLS(t *testing.T) {
+	e := newEcho()
+	s := httptest.NewUnstartedServer(e)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	f := newFront(t, frontConfig{
+		routes: []upstream.Route{{Prefix: "/", Target: parseURL(t, s.URL)}},
+		engine: upstream.Config{TLS: enginetest.Roots()},
+	})
+	f.get("/") // which makes the upstream one of HTTP/2
+	receive(t, "the request", e.requests)
+	ws, _, err := f.webSocket("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 65536, 8 << 20} {
+		f.echoes(ws, strings.Repeat("x", n))
+	}
+	f.cutsWithin(t, time.Second, ws, e, func() { f.handlers.DeviceEnded(f.device()) })
 }
 
 func TestR20_CrossSiteHandshakeIsRefused(t *testing.T) {

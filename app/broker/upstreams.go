@@ -109,18 +109,18 @@ func newEngine(r settings.Route, key reach, log *slog.Logger) engine {
 }
 
 // engineOf returns the engine that is fit for each request: the lean one where
-// plain HTTP/1.1 is spoken.
+// HTTP/1.1 is spoken.
 func engineOf(c upstream.Config) engine {
-	if c.H2C || c.TLS != nil {
-		return upstream.NewTransport(c)
+	lean := h1.Config{
+		ConnectTimeout: c.ConnectTimeout, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxIdlePerHost: c.MaxIdlePerHost,
+		TLS: c.TLS, OfferHTTP2: true,
 	}
-	plain := h1.Config{ConnectTimeout: c.ConnectTimeout, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxIdlePerHost: c.MaxIdlePerHost}
 	if c.Socket != "" {
-		plain.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		lean.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
 		}
 	}
-	return upstream.Choice{Plain: h1.New(plain), Other: upstream.NewTransport(c)}
+	return &upstream.Choice{HTTP1: h1.New(lean), HTTP2: upstream.NewTransport(c)}
 }
 
 func tableRoute(r settings.Route, firstByte time.Duration, e engine) routes.Route {

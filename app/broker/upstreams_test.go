@@ -31,6 +31,9 @@ func TestUpstreamsOfEveryKind(t *testing.T) {
 	t.Cleanup(func() { secure.CloseClientConnections(); secure.Close() })
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}))
 
+	older := httptest.NewTLSServer(named("older"))
+	t.Cleanup(func() { older.CloseClientConnections(); older.Close() })
+
 	clear := httptest.NewUnstartedServer(named("h2c"))
 	clear.Config.Protocols = new(http.Protocols)
 	clear.Config.Protocols.SetUnencryptedHTTP2(true)
@@ -62,6 +65,7 @@ func TestUpstreamsOfEveryKind(t *testing.T) {
 		to.UpstreamHeaderTimeout = 300 * time.Millisecond
 		to.Routes = []settings.Route{
 			{Prefix: "/tls", Upstreams: upstreamsAt(t, secure.URL+"/base"), CA: ca},
+			{Prefix: "/older", Upstreams: upstreamsAt(t, older.URL), CA: ca}, // which has the same certificate
 			{Prefix: "/untrusted", Upstreams: upstreamsAt(t, secure.URL)},
 			{Prefix: "/h2c", Upstreams: upstreamsAt(t, strings.Replace(clear.URL, "http", "h2c", 1)), StripPrefix: true},
 			{Prefix: "/unix", Upstreams: upstreamsAt(t, "unix:"+file), RewritePrefix: "/r"},
@@ -77,6 +81,7 @@ func TestUpstreamsOfEveryKind(t *testing.T) {
 	host := func(url string) string { _, h, _ := strings.Cut(url, "://"); return h }
 	for target, want := range map[string]string{
 		"/tls/x?y":   "tls HTTP/2.0 " + host(secure.URL) + " /base/tls/x?y body",
+		"/older":     "older HTTP/1.1 " + host(older.URL) + " /older body",
 		"/h2c/x":     "h2c HTTP/2.0 " + host(clear.URL) + " /x body",
 		"/unix/x":    "unix HTTP/1.1 localhost /r/x body",
 		"/late":      "late HTTP/1.1 " + host(late.URL) + " /late body",

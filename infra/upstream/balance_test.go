@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -302,41 +301,6 @@ func TestTransportSaysWhatHasNotLeft(t *testing.T) {
 	<-ctx.Done()
 	if _, err := tr.Do(ctx, &Request{Method: "GET", Target: parseURL(t, "http://127.0.0.1:1"), Path: "/"}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a context that is over: %v", err)
-	}
-}
-
-// An address that accepts connections and does nothing with them is like one that
-// does not.
-func TestTransportSaysThatTLSDidNotComeAbout(t *testing.T) {
-	for name, c := range map[string]struct {
-		meet   func(net.Conn)
-		within time.Duration // 0: the default, so that a busy machine changes nothing
-		kind   Kind
-	}{
-		"hangs up":    {func(c net.Conn) { c.Close() }, 0, Unreachable},
-		"speaks HTTP": {func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") }, 0, Unreachable},
-		"is silent":   {func(net.Conn) {}, 100 * time.Millisecond, TimedOut},
-	} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				t.Cleanup(func() { conn.Close() })
-				c.meet(conn)
-			}
-		}()
-		tr := newTransport(t, Config{ConnectTimeout: c.within})
-		_, err = tr.Do(context.Background(), &Request{Method: "POST", Target: parseURL(t, "https://"+l.Addr().String()), Path: "/"})
-		if e, ok := errors.AsType[*Error](err); !ok || !e.Unsent || e.Kind != c.kind {
-			t.Errorf("an upstream that %s: %+v", name, err)
-		}
 	}
 }
 

@@ -1,8 +1,8 @@
 // Package upstream is the outbound leg of the reverse proxy: where a request may
 // go (route.go, path.go), which header fields travel with it and come back
-// (header.go, forwarded.go), and the engine that carries it: Transport for
-// whatever net/http can do, and in package h1 a faster one for plain HTTP/1.1.
-// Package enginetest holds what is expected of both.
+// (header.go, forwarded.go), and the engine that carries it: Transport, over
+// net/http, for HTTP/2, in package h1 a leaner one for HTTP/1.1, and before the two
+// a Choice (choice.go). Package enginetest holds what is expected of each.
 //
 // Package routes turns a Fiber request into a Request and a Response back into
 // a Fiber response; it decides who may pass and with which token. This package

@@ -7,6 +7,7 @@ import (
 	"cloakroom/infra/upstream/enginetest"
 )
 
+// Over TLS it is for HTTP/2 alone.
 func TestTransportIsAnEngine(t *testing.T) {
 	open := func(t *testing.T, c upstream.Config) upstream.Engine {
 		e := upstream.NewTransport(c)
@@ -14,5 +15,5 @@ func TestTransportIsAnEngine(t *testing.T) {
 		return e
 	}
 	enginetest.Run(t, open)
-	enginetest.RunUpgrades(t, open)
+	enginetest.RunHandshakes(t, open)
 }

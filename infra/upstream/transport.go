@@ -52,13 +52,12 @@ const (
 	pingTimeout = 5 * time.Second
 )
 
-// Transport is the Engine over net/http: HTTP/1.1, and HTTP/2 where a TLS
-// upstream offers it.
+// Transport is the Engine over net/http, for HTTP/2. Without a Choice before it, it
+// speaks HTTP/1.1 with upstreams that do not know that. It asks no upstream to
+// switch protocols.
 type Transport struct {
 	http *http.Transport
-	// upgrades is for requests that may switch protocols, which HTTP/2 does
-	// not know (RFC 9113, section 8.6).
-	upgrades *http.Transport
+	h2c  bool
 }
 
 var _ Engine = (*Transport)(nil)
@@ -69,24 +68,11 @@ func NewTransport(c Config) *Transport {
 	setDefault(&c.HeaderTimeout, 30*time.Second)
 	setDefault(&c.IdleTimeout, 30*time.Second)
 	setDefault(&c.MaxIdlePerHost, 512)
-	t := &Transport{http: newHTTPTransport(c, "h2", "http/1.1"), upgrades: newHTTPTransport(c, "http/1.1")}
-	t.http.Protocols = new(http.Protocols)
-	t.http.Protocols.SetHTTP1(!c.H2C)
-	t.http.Protocols.SetHTTP2(!c.H2C)
-	t.http.Protocols.SetUnencryptedHTTP2(c.H2C)
-	t.http.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
-	t.upgrades.Protocols = new(http.Protocols)
-	t.upgrades.Protocols.SetHTTP1(true)
-	return t
-}
-
-// newHTTPTransport returns one that offers protocols over TLS.
-func newHTTPTransport(c Config, protocols ...string) *http.Transport {
 	plain := dial(c.ConnectTimeout, c.Socket)
-	return &http.Transport{
+	t := &Transport{h2c: c.H2C, http: &http.Transport{
 		Proxy:                  nil, // the environment's has no say in where requests go
 		DialContext:            plain,
-		DialTLSContext:         secure(plain, c, protocols),
+		DialTLSContext:         secure(plain, c),
 		ResponseHeaderTimeout:  max(c.HeaderTimeout, 0),
 		DisableCompression:     true, // bodies travel as they are
 		MaxIdleConns:           2 * c.MaxIdlePerHost,
@@ -95,7 +81,13 @@ func newHTTPTransport(c Config, protocols ...string) *http.Transport {
 		MaxResponseHeaderBytes: maxResponseHeader,
 		ReadBufferSize:         transportBuffer,
 		WriteBufferSize:        transportBuffer,
-	}
+	}}
+	t.http.Protocols = new(http.Protocols)
+	t.http.Protocols.SetHTTP1(!c.H2C)
+	t.http.Protocols.SetHTTP2(!c.H2C)
+	t.http.Protocols.SetUnencryptedHTTP2(c.H2C)
+	t.http.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
+	return t
 }
 
 // unsent marks an error of making a connection.
@@ -107,13 +99,14 @@ type dialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 
 // secure is plain with TLS above it. net/http would not say of an error in its
 // own handshake that nothing was sent yet.
-func secure(plain dialFunc, c Config, protocols []string) dialFunc {
-	base := c.TLS.Clone()
-	if base == nil {
-		base = new(tls.Config)
-	}
-	base.NextProtos = protocols
+func secure(plain dialFunc, c Config) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		h, only2 := ctx.Value(handoverKey{}).(*handover)
+		if only2 {
+			if conn := h.conn.Swap(nil); conn != nil {
+				return conn, nil
+			}
+		}
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, unsent{err}
@@ -122,16 +115,13 @@ func secure(plain dialFunc, c Config, protocols []string) dialFunc {
 		if err != nil {
 			return nil, err
 		}
-		config := base.Clone()
-		if config.ServerName == "" {
-			config.ServerName = host
-		}
-		over := tls.Client(under, config)
-		within, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
-		defer cancel()
-		if err := over.HandshakeContext(within); err != nil {
-			under.Close()
+		over, err := Handshake(ctx, under, host, c.TLS, c.ConnectTimeout, HTTP2, HTTP1)
+		if err != nil {
 			return nil, unsent{err}
+		}
+		if only2 && over.ConnectionState().NegotiatedProtocol != HTTP2 {
+			over.Close()
+			return nil, unsent{errNotHTTP2}
 		}
 		return over, nil
 	}
@@ -161,7 +151,6 @@ func setDefault[T int | time.Duration](field *T, value T) {
 // requests.
 func (t *Transport) Close() {
 	t.http.CloseIdleConnections()
-	t.upgrades.CloseIdleConnections()
 }
 
 // Do implements Engine.
@@ -171,14 +160,10 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
 			return nil, err
 		}
 	}
-	engine := t.http
-	if r.Upgrade != "" {
-		engine = t.upgrades
-	}
-	out, broken := newHTTPRequest(r)
+	out, sent := newHTTPRequest(r)
 	// RoundTrip and not a Client: that one would follow redirects.
-	in, err := engine.RoundTrip(out.WithContext(ctx))
-	if err == nil && (ctx.Err() != nil || broken.Load()) {
+	in, err := t.http.RoundTrip(out.WithContext(ctx))
+	if err == nil && (ctx.Err() != nil || sent.broken.Load()) {
 		// The connection was given up, and still brought an answer: over TLS the
 		// upstream is told of the end before TCP is closed.
 		in.Body.Close()
@@ -187,14 +172,14 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	case errors.Is(err, errNotHTTP2) && sent.withdraw():
+		return nil, errNotHTTP2
 	case err != nil:
 		kind := Unreachable
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			kind = TimedOut
 		}
 		return nil, &Error{Kind: kind, Unsent: errors.As(err, new(unsent)), Err: err}
-	case in.StatusCode == http.StatusSwitchingProtocols:
-		return switched(r, in)
 	case in.StatusCode < 200:
 		in.Body.Close()
 		return nil, &Error{Kind: BadAnswer, Err: fmt.Errorf("unexpected status %d", in.StatusCode)}
@@ -205,10 +190,29 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*Response, error) {
 // errCut: the request was not sent completely.
 var errCut = errors.New("the request was cut")
 
-// newHTTPRequest makes the request for net/http. Broken is set as soon as its
-// body turns out not to come to its end.
-func newHTTPRequest(r *Request) (out *http.Request, broken *atomic.Bool) {
-	broken = new(atomic.Bool)
+// progress is how far a request's body has come.
+type progress struct {
+	broken atomic.Bool  // it does not come to its end
+	state  atomic.Int32 // unread at first, and then one of the others
+}
+
+const (
+	unread int32 = iota
+	begun
+	withdrawn
+)
+
+// begin reports whether the body may be read.
+func (p *progress) begin() bool {
+	return p.state.CompareAndSwap(unread, begun) || p.state.Load() == begun
+}
+
+// withdraw reports whether nothing of the body was read. Then nothing will be.
+func (p *progress) withdraw() bool { return p.state.CompareAndSwap(unread, withdrawn) }
+
+// newHTTPRequest makes the request for net/http.
+func newHTTPRequest(r *Request) (out *http.Request, sent *progress) {
+	sent = new(progress)
 	out = &http.Request{
 		Method: r.Method,
 		// An opaque URL is written as it is. The path begins with one slash:
@@ -223,12 +227,8 @@ func newHTTPRequest(r *Request) (out *http.Request, broken *atomic.Bool) {
 	if out.Header["User-Agent"] == nil {
 		out.Header["User-Agent"] = []string{""} // else net/http says its own
 	}
-	if r.Upgrade != "" {
-		out.Header["Connection"] = []string{"Upgrade"}
-		out.Header["Upgrade"] = []string{r.Upgrade}
-	}
 	if r.Body == nil {
-		return out, broken
+		return out, sent
 	}
 	out.ContentLength = r.Length
 	if len(r.Trailers) > 0 {
@@ -238,7 +238,7 @@ func newHTTPRequest(r *Request) (out *http.Request, broken *atomic.Bool) {
 		}
 	}
 	body := func(from io.Reader) io.ReadCloser {
-		return &requestBody{from: from, r: r, left: r.Length, broken: broken, trailer: out.Trailer}
+		return &requestBody{from: from, r: r, left: r.Length, sent: sent, trailer: out.Trailer}
 	}
 	out.Body = body(r.Body)
 	if r.Rewind != nil {
@@ -250,7 +250,7 @@ func newHTTPRequest(r *Request) (out *http.Request, broken *atomic.Bool) {
 			return body(again), nil
 		}
 	}
-	return out, broken
+	return out, sent
 }
 
 // requestBody is a request's body as net/http reads it. It fills in the trailers
@@ -259,7 +259,7 @@ type requestBody struct {
 	from    io.Reader
 	r       *Request
 	left    int64 // less than 0 if the length is not known
-	broken  *atomic.Bool
+	sent    *progress
 	trailer http.Header // nil if there are to be none
 }
 
@@ -269,6 +269,9 @@ type requestBody struct {
 const longestRead = 32 << 10
 
 func (b *requestBody) Read(p []byte) (int, error) {
+	if !b.sent.begin() {
+		return 0, errCut
+	}
 	n, err := b.from.Read(p[:min(len(p), longestRead)])
 	if b.left > 0 {
 		b.left = max(b.left-int64(n), 0)
@@ -277,7 +280,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	case err == io.EOF && b.left <= 0:
 		b.fillIn()
 	case err != nil && b.left != 0:
-		b.broken.Store(true)
+		b.sent.broken.Store(true)
 	}
 	return n, err
 }
@@ -313,19 +316,6 @@ func httpHeader(fields []Field) http.Header {
 		header[name] = values[i : i+1 : i+1]
 	}
 	return header
-}
-
-// switched makes the answer of an upstream's 101.
-func switched(r *Request, in *http.Response) (*Response, error) {
-	out := newResponse(in)
-	conn, isTunnel := in.Body.(Tunnel)
-	protocol, ok := SwitchedTo(r.Upgrade, out.Header)
-	if !ok || !isTunnel {
-		in.Body.Close()
-		return nil, &Error{Kind: BadAnswer, Err: errors.New("switched to a protocol that was not asked for")}
-	}
-	out.Tunnel, out.Protocol = conn, protocol
-	return out, nil
 }
 
 func newResponse(in *http.Response) *Response {

@@ -1,13 +1,9 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -121,74 +117,13 @@ func (l *once) Accept() (net.Conn, error) {
 func (l *once) Close() error   { return nil }
 func (l *once) Addr() net.Addr { return &net.UnixAddr{} }
 
-func TestTransportVerifiesTLS(t *testing.T) {
-	s := httptest.NewUnstartedServer(http.NotFoundHandler())
-	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	_, err := newTransport(t, Config{}).Do(context.Background(), &Request{Method: "GET", Target: parseURL(t, s.URL), Path: "/"})
-	var unverified *tls.CertificateVerificationError
-	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != Unreachable || !errors.As(err, &unverified) {
-		t.Errorf("%v", err)
-	}
-}
-
 // What net/http has taken of a body can be sent anew only as far as it is held.
 func TestBodyIsTakenInPieces(t *testing.T) {
-	b := &requestBody{from: strings.NewReader(strings.Repeat("x", 1<<20)), left: 1 << 20, broken: new(atomic.Bool)}
+	b := &requestBody{from: strings.NewReader(strings.Repeat("x", 1<<20)), left: 1 << 20, sent: new(progress)}
 	if n, err := b.Read(make([]byte, 1<<20)); n != 32<<10 || err != nil {
 		t.Errorf("%d bytes at once, %v", n, err)
 	}
 }
-
-// What an upstream says to a request that broke off is no answer to it. Over TLS
-// it often comes in time, because the upstream is told of the end first.
-func TestAnswerToABrokenRequestIsNone(t *testing.T) {
-	cut := errors.New("cut")
-	begun := make(chan struct{})
-	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		begun <- struct{}{}
-		if _, err := io.Copy(io.Discard, r.Body); err == nil {
-			t.Error("it looks like all of it")
-		}
-	}))
-	t.Cleanup(s.Close)
-	tr := newTransport(t, Config{TLS: s.Client().Transport.(*http.Transport).TLSClientConfig})
-	for name, length := range map[string]int64{"chunked": -1, "fixed": 1 << 20} {
-		for how, end := range map[string]error{"ctx": cut, "body": cut, "too short": io.EOF} {
-			if length < 0 && end == io.EOF {
-				continue // that is its end
-			}
-			for range 60 {
-				ctx, cancel := context.WithCancelCause(t.Context())
-				more := readerFunc(func() error {
-					<-begun
-					if how == "ctx" {
-						cancel(cut)
-					}
-					return end
-				})
-				resp, err := tr.Do(ctx, &Request{
-					Method: "POST", Target: parseURL(t, s.URL), Path: "/", Length: length,
-					Body: io.MultiReader(bytes.NewReader(make([]byte, 2*transportBuffer)), more),
-				})
-				if err == nil {
-					resp.Body.Close()
-					t.Fatalf("%s, %s: %d", name, how, resp.Status)
-				}
-				if how == "ctx" && !errors.Is(err, cut) {
-					t.Fatalf("%s, %s: %v", name, how, err)
-				}
-				cancel(nil)
-			}
-		}
-	}
-}
-
-// readerFunc is a reader that has nothing to give.
-type readerFunc func() error
-
-func (f readerFunc) Read([]byte) (int, error) { return 0, f() }
 
 // A body can be sent again on another connection only if it is given anew.
 func TestBodyIsRewoundForAnotherTry(t *testing.T) {
@@ -217,54 +152,24 @@ func TestBodyIsRewoundForAnotherTry(t *testing.T) {
 	}
 }
 
-// An upstream that offers HTTP/2 is asked for a WebSocket over HTTP/1.1, while
-// everything else goes on over HTTP/2.
-func TestTransportSwitchesProtocols(t *testing.T) {
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Proto", r.Proto)
-		if r.Header.Get("Upgrade") == "" {
-			return
-		}
-		w.Header().Set("Connection", "Upgrade")
-		w.Header().Set("Upgrade", "other")
-		w.WriteHeader(http.StatusSwitchingProtocols)
-		c, buffered, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		io.WriteString(c, "hello ")
-		io.Copy(c, buffered)
-	}))
-	s.EnableHTTP2 = true
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	tr := newTransport(t, Config{TLS: &tls.Config{RootCAs: s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}})
+// A body goes to another engine only if nothing of it was read, and then nothing
+// is.
+func TestBodyIsWithdrawnBeforeItIsRead(t *testing.T) {
+	body := func() *requestBody {
+		return &requestBody{from: strings.NewReader("hello"), left: 5, sent: new(progress)}
+	}
+	p := make([]byte, 2)
+	b := body()
 	for range 2 {
-		r := &Request{Method: "GET", Target: parseURL(t, s.URL), Path: "/"}
-		resp, err := tr.Do(context.Background(), r)
-		if err != nil {
-			t.Fatal(err)
+		if n, err := b.Read(p); n != 2 || err != nil || b.sent.withdraw() {
+			t.Errorf("%d bytes, %v, and it is withdrawn after that", n, err)
 		}
-		resp.Body.Close()
-		if !slices.Contains(resp.Header, Field{"X-Proto", "HTTP/2.0"}) || resp.Tunnel != nil {
-			t.Errorf("%v", resp.Header)
-		}
-
-		r.Upgrade = "some, Other"
-		ctx, cancel := context.WithCancel(context.Background())
-		resp, err = tr.Do(ctx, r)
-		cancel() // the connection is ours now
-		if err != nil || resp.Status != http.StatusSwitchingProtocols || resp.Protocol != "other" {
-			t.Fatalf("%v, %v", resp, err)
-		}
-		io.WriteString(resp.Tunnel, "world")
-		if err := resp.Tunnel.CloseWrite(); err != nil {
-			t.Error(err)
-		}
-		if b, err := io.ReadAll(resp.Tunnel); string(b) != "hello world" || err != nil {
-			t.Errorf("%q, %v", b, err)
-		}
-		resp.Tunnel.Close()
+	}
+	b = body()
+	if !b.sent.withdraw() {
+		t.Error("a body that nobody has read cannot be withdrawn")
+	}
+	if n, err := b.Read(p); n != 0 || err == nil {
+		t.Errorf("%d bytes of a body that is withdrawn, %v", n, err)
 	}
 }

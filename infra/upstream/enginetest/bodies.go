@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -17,7 +16,7 @@ import (
 func bodiesAsTheyCome(t *testing.T, s suite) {
 	for _, length := range []int64{-1, 10} {
 		got := make(chan string)
-		up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+		up := s.raw(t, func(c Conn, r *bufio.Reader) {
 			req, err := http.ReadRequest(r)
 			if err != nil {
 				return
@@ -73,7 +72,7 @@ func (b hanging) Read(p []byte) (int, error) {
 func earlyAnswer(t *testing.T, s suite) {
 	for _, length := range []int64{-1, 1 << 30} {
 		closed := make(chan struct{})
-		up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+		up := s.raw(t, func(c Conn, r *bufio.Reader) {
 			defer close(closed)
 			if _, err := http.ReadRequest(r); err != nil {
 				return
@@ -121,7 +120,7 @@ func brokenBody(t *testing.T, s suite) {
 		"memory, too short": {strings.NewReader("hello"), 6},
 	} {
 		ended := make(chan error, 1)
-		up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+		up := s.raw(t, func(c Conn, r *bufio.Reader) {
 			req, err := http.ReadRequest(r)
 			if err == nil {
 				_, err = io.Copy(io.Discard, req.Body)
@@ -147,7 +146,7 @@ func endsWithContext(t *testing.T, s suite) {
 	gone := errors.New("gone")
 	begun, over := make(chan struct{}), make(chan struct{})
 	answer := ""
-	up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := s.raw(t, func(c Conn, r *bufio.Reader) {
 		if _, err := http.ReadRequest(r); err != nil {
 			return
 		}
@@ -190,7 +189,7 @@ func endsWithContext(t *testing.T, s suite) {
 }
 
 func usesConnectionsAgain(t *testing.T, s suite) {
-	up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := s.raw(t, func(c Conn, r *bufio.Reader) {
 		for {
 			req, err := http.ReadRequest(r)
 			if err != nil {
@@ -243,7 +242,7 @@ func leavesDoubtfulConnections(t *testing.T, s suite) {
 		"chunks that are not read":     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
 		"a fixed body with half a one": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\r\n",
 	} {
-		up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+		up := s.raw(t, func(c Conn, r *bufio.Reader) {
 			for answer := first; ; answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong" {
 				req, err := http.ReadRequest(r)
 				if err != nil {
@@ -296,7 +295,7 @@ func sendsAgain(t *testing.T, s suite) {
 		}, false},
 	} {
 		requests := make(chan string, 10)
-		up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+		up := s.raw(t, func(c Conn, r *bufio.Reader) {
 			for first := true; ; first = false {
 				req, err := http.ReadRequest(r)
 				if err != nil {

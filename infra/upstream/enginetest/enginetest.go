@@ -1,6 +1,6 @@
-// Package enginetest is the suite that every upstream.Engine for plain http
-// passes: the contract of package upstream, tried on upstreams that listen on
-// loopback. What one engine does beyond it, its own tests hold.
+// Package enginetest is the suite that every upstream.Engine for HTTP/1.1
+// passes, plain and over TLS: the contract of package upstream, tried on upstreams
+// that listen on loopback. What one engine does beyond it, its own tests hold.
 package enginetest
 
 import (
@@ -13,104 +13,63 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"cloakroom/infra/upstream"
 )
 
-// Run runs the suite. open makes an engine for the test, which closes it.
-func Run(t *testing.T, open func(*testing.T, upstream.Config) upstream.Engine) {
-	for name, test := range map[string]func(*testing.T, suite){
-		"sends what it is given":                    sendsWhatItIsGiven,
-		"aims before it sends":                      aimsBeforeItSends,
-		"tells errors apart":                        tellsErrorsApart,
-		"passes on answers without a body":          answersWithoutBody,
-		"passes trailers both ways":                 trailersBothWays,
-		"drops interim answers":                     dropsInterimAnswers,
-		"has no end for an answer that breaks":      brokenAnswers,
-		"hands on each read as it comes":            readsAsTheyCome,
-		"sends a body as it comes":                  bodiesAsTheyCome,
-		"relays an answer before the body's end":    earlyAnswer,
-		"sends no end of a body that breaks":        brokenBody,
-		"ends with its context":                     endsWithContext,
-		"uses connections again":                    usesConnectionsAgain,
-		"does not use a connection with more on it": leavesDoubtfulConnections,
-		"sends again what may be sent again":        sendsAgain,
-	} {
+// Run runs the suite over plain TCP. open makes an engine for the test, which
+// closes it.
+func Run(t *testing.T, open func(*testing.T, upstream.Config) upstream.Engine) { run(t, open, tests) }
+
+// RunTLS runs the suite over TLS, and RunHandshakes.
+func RunTLS(t *testing.T, open func(*testing.T, upstream.Config) upstream.Engine) {
+	runTLS(t, open, tests)
+	RunHandshakes(t, open)
+}
+
+var tests = map[string]func(*testing.T, suite){
+	"sends what it is given":                 sendsWhatItIsGiven,
+	"aims before it sends":                   aimsBeforeItSends,
+	"tells errors apart":                     tellsErrorsApart,
+	"passes on answers without a body":       answersWithoutBody,
+	"passes trailers both ways":              trailersBothWays,
+	"drops interim answers":                  dropsInterimAnswers,
+	"has no end for an answer that breaks":   brokenAnswers,
+	"hands on each read as it comes":         readsAsTheyCome,
+	"sends a body as it comes":               bodiesAsTheyCome,
+	"relays an answer before the body's end": earlyAnswer,
+	"sends no end of a body that breaks":     brokenBody,
+	"ends with its context":                  endsWithContext,
+	"uses connections again":                 usesConnectionsAgain,
+	"sends again what may be sent again":     sendsAgain,
+}
+
+func run(t *testing.T, open func(*testing.T, upstream.Config) upstream.Engine, tests map[string]func(*testing.T, suite)) {
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			test(t, suite{func(c upstream.Config) upstream.Engine { return open(t, c) }})
+			test(t, suite{func(c upstream.Config) upstream.Engine { return open(t, c) }, Raw})
+		})
+	}
+}
+
+func runTLS(t *testing.T, open func(*testing.T, upstream.Config) upstream.Engine, tests map[string]func(*testing.T, suite)) {
+	for name, test := range tests {
+		t.Run(name+", over TLS", func(t *testing.T) {
+			test(t, suite{func(c upstream.Config) upstream.Engine {
+				if c.TLS == nil {
+					c.TLS = Roots()
+				}
+				return open(t, c)
+			}, RawTLS})
 		})
 	}
 }
 
 type suite struct {
 	open func(upstream.Config) upstream.Engine
-}
-
-// Within is how long a test waits for what has to happen.
-const Within = 10 * time.Second
-
-// Upstream is an upstream that a test writes byte by byte.
-type Upstream struct {
-	URL   *url.URL
-	Conns atomic.Int64 // accepted
-}
-
-// Raw serves each connection with serve, and closes it after that.
-func Raw(t testing.TB, serve func(c *net.TCPConn, r *bufio.Reader)) *Upstream {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	u := &Upstream{URL: &url.URL{Scheme: "http", Host: l.Addr().String()}}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			u.Conns.Add(1)
-			go func() {
-				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(2 * Within))
-				serve(c.(*net.TCPConn), bufio.NewReader(c))
-			}()
-		}
-	}()
-	return u
-}
-
-// Answering reads one request after the other, each with its body, and answers
-// all of them with text.
-func Answering(text string) func(*net.TCPConn, *bufio.Reader) {
-	return func(c *net.TCPConn, r *bufio.Reader) {
-		for {
-			req, err := http.ReadRequest(r)
-			if err != nil {
-				return
-			}
-			if _, err := io.Copy(io.Discard, req.Body); err != nil {
-				return
-			}
-			if _, err := io.WriteString(c, text); err != nil {
-				return
-			}
-		}
-	}
-}
-
-// Get is a request without a body.
-func (u *Upstream) Get(path string) *upstream.Request {
-	return &upstream.Request{Method: "GET", Target: u.URL, Path: path}
-}
-
-// Post is a request with a body of unknown length if it is -1.
-func (u *Upstream) Post(body io.Reader, length int64) *upstream.Request {
-	return &upstream.Request{Method: "POST", Target: u.URL, Path: "/", Body: body, Length: length}
+	raw  func(testing.TB, func(Conn, *bufio.Reader)) *Upstream
 }
 
 // Do sends r and returns the answer with all of its body. An answer is an error
@@ -128,6 +87,9 @@ func Do(t testing.TB, e upstream.Engine, r *upstream.Request) (*upstream.Respons
 	}
 	return resp, string(body)
 }
+
+// Within is how long a test waits for what has to happen.
+const Within = 10 * time.Second
 
 // Receive waits for a value.
 func Receive[T any](t testing.TB, what string, from <-chan T) (v T) {
@@ -151,7 +113,7 @@ const empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 func sendsWhatItIsGiven(t *testing.T, s suite) {
 	heads := make(chan string, 1)
-	up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := s.raw(t, func(c Conn, r *bufio.Reader) {
 		var head strings.Builder
 		for {
 			line, err := r.ReadString('\n')
@@ -186,7 +148,7 @@ func sendsWhatItIsGiven(t *testing.T, s suite) {
 
 func aimsBeforeItSends(t *testing.T, s suite) {
 	seen := make(chan string, 1)
-	up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := s.raw(t, func(c Conn, r *bufio.Reader) {
 		for {
 			req, err := http.ReadRequest(r)
 			if err != nil {
@@ -215,14 +177,14 @@ func aimsBeforeItSends(t *testing.T, s suite) {
 }
 
 func tellsErrorsApart(t *testing.T, s suite) {
-	gone := Raw(t, func(_ *net.TCPConn, r *bufio.Reader) { _, _ = http.ReadRequest(r) })
+	gone := s.raw(t, func(_ Conn, r *bufio.Reader) { _, _ = http.ReadRequest(r) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.Close()
-	down := &upstream.Request{Method: "GET", Target: &url.URL{Scheme: "http", Host: l.Addr().String()}, Path: "/"}
-	mute := Raw(t, func(c *net.TCPConn, r *bufio.Reader) { io.Copy(io.Discard, r) })
+	down := &upstream.Request{Method: "GET", Target: &url.URL{Scheme: gone.URL.Scheme, Host: l.Addr().String()}, Path: "/"}
+	mute := s.raw(t, func(c Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
 	e := s.open(upstream.Config{HeaderTimeout: 100 * time.Millisecond})
 	for name, c := range map[string]struct {
 		r    *upstream.Request
@@ -234,13 +196,13 @@ func tellsErrorsApart(t *testing.T, s suite) {
 		"slow, with a body":        {mute.Post(strings.NewReader("hello"), 5), upstream.TimedOut},
 		"slow, with a long body":   {mute.Post(strings.NewReader(strings.Repeat("x", 1<<20)), 1<<20), upstream.TimedOut},
 		"slow, with a stream":      {mute.Post(strings.NewReader("hello"), -1), upstream.TimedOut},
-		"no HTTP":                  {Raw(t, Answering("SSH-2.0-OpenSSH_9.2\r\n\r\n")).Get("/"), 0},
-		"switch nobody asked for":  {Raw(t, Answering("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")).Get("/"), 0},
-		"two lengths":              {Raw(t, Answering("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nxxxx")).Get("/"), 0},
-		"unknown coding":           {Raw(t, Answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nxxxx")).Get("/"), 0},
-		"bad status":               {Raw(t, Answering("HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n")).Get("/"), 0},
-		"a head without end":       {Raw(t, Answering("HTTP/1.1 200 OK\r\nX: "+strings.Repeat("y", 200<<10))).Get("/"), 0},
-		"interim answers for ever": {Raw(t, Answering(strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 10_000))).Get("/"), 0},
+		"no HTTP":                  {s.raw(t, Answering("SSH-2.0-OpenSSH_9.2\r\n\r\n")).Get("/"), 0},
+		"switch nobody asked for":  {s.raw(t, Answering("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")).Get("/"), 0},
+		"two lengths":              {s.raw(t, Answering("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nxxxx")).Get("/"), 0},
+		"unknown coding":           {s.raw(t, Answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nxxxx")).Get("/"), 0},
+		"bad status":               {s.raw(t, Answering("HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n")).Get("/"), 0},
+		"a head without end":       {s.raw(t, Answering("HTTP/1.1 200 OK\r\nX: "+strings.Repeat("y", 200<<10))).Get("/"), 0},
+		"interim answers for ever": {s.raw(t, Answering(strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 10_000))).Get("/"), 0},
 	} {
 		resp, err := e.Do(t.Context(), c.r)
 		if err == nil {
@@ -253,7 +215,7 @@ func tellsErrorsApart(t *testing.T, s suite) {
 }
 
 func answersWithoutBody(t *testing.T, s suite) {
-	up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := s.raw(t, func(c Conn, r *bufio.Reader) {
 		for {
 			req, err := http.ReadRequest(r)
 			if err != nil {
@@ -294,7 +256,7 @@ func answersWithoutBody(t *testing.T, s suite) {
 
 func trailersBothWays(t *testing.T, s suite) {
 	got := make(chan http.Header, 1)
-	up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := s.raw(t, func(c Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return
@@ -320,7 +282,7 @@ func trailersBothWays(t *testing.T, s suite) {
 }
 
 func dropsInterimAnswers(t *testing.T, s suite) {
-	up := Raw(t, Answering("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+	up := s.raw(t, Answering("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	e := s.open(upstream.Config{})
 	for range 3 {
 		if resp, body := Do(t, e, up.Get("/")); resp.Status != 200 || body != "ok" {
@@ -343,7 +305,7 @@ func brokenAnswers(t *testing.T, s suite) {
 		"chunked, last but no":    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
 		"chunked, in the trailer": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-A: b\r\n",
 	} {
-		up := Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+		up := s.raw(t, func(c Conn, r *bufio.Reader) {
 			if _, err := http.ReadRequest(r); err == nil {
 				io.WriteString(c, text)
 			}
@@ -367,7 +329,7 @@ func readsAsTheyCome(t *testing.T, s suite) {
 		"until close": {"X: y", "%d", ""},
 	} {
 		goOn := make(chan struct{})
-		up := Raw(t, func(conn *net.TCPConn, r *bufio.Reader) {
+		up := s.raw(t, func(conn Conn, r *bufio.Reader) {
 			if _, err := http.ReadRequest(r); err != nil {
 				return
 			}

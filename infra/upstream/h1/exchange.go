@@ -42,7 +42,7 @@ func newExchange(ctx context.Context, e *Engine, c *conn, r *upstream.Request, r
 	x := &exchange{e: e, c: c, ctx: ctx, r: r, body: requestBody, forget: neverEnds, in: newReader(c)}
 	x.head.fields = x.space[:0]
 	if ctx.Done() != nil {
-		x.forget = context.AfterFunc(ctx, func() { c.Close() })
+		x.forget = context.AfterFunc(ctx, c.cut)
 	}
 	return x
 }
@@ -169,21 +169,25 @@ func (x *exchange) Close() error {
 	}
 	interrupted := !x.mu.TryLock()
 	if interrupted {
-		x.c.Close() // wakes up who reads
+		x.c.cut() // wakes up who reads
 		x.mu.Lock()
 	}
 	defer x.mu.Unlock()
-	reusable := !interrupted && (x.err == nil || x.err == io.EOF) && x.rest.ended && x.rest.reusable && x.in.buffered() == 0
+	whole := !interrupted && (x.err == nil || x.err == io.EOF) && x.rest.ended
+	reusable := whole && x.rest.reusable && x.in.buffered() == 0
 	if x.send != nil {
 		reusable = x.send.finish(reusable)
 	}
 	reusable = x.forget() && reusable
 	x.err = errOver
 	x.in.free()
-	if reusable {
+	switch {
+	case reusable:
 		x.e.pool.put(x.c)
-	} else {
+	case whole && x.send == nil:
 		x.c.Close()
+	default:
+		x.c.cut()
 	}
 	return nil
 }

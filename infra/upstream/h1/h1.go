@@ -1,4 +1,4 @@
-// Package h1 is the engine for upstreams that speak HTTP/1.1 without TLS. It
+// Package h1 is the engine for upstreams that speak HTTP/1.1, plain or over TLS. It
 // does what upstream.Transport does for a third of the CPU time, because it
 // writes the fields as it gets them and reads the answer in the goroutine that
 // waits for it: no header maps, and no two goroutines for each connection.
@@ -7,12 +7,13 @@
 // readers could frame in two ways is refused, and a connection is used again
 // (pool.go) only after an exchange (exchange.go) of which nothing is in doubt.
 // An upstream that switches protocols when it is asked to takes the connection
-// out of all that (tunnel.go). TLS and HTTP/2 are not here: they remain the
-// Transport's.
+// out of all that (tunnel.go). HTTP/2 is not here: it remains the Transport's, and
+// an upstream.Choice stands before the two.
 package h1
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,8 @@ import (
 // Config bounds what an upstream may take. The zero value of every field stands
 // for its default.
 type Config struct {
-	// ConnectTimeout bounds making a connection. Default 5 s.
+	// ConnectTimeout bounds making a connection, and the TLS handshake on it
+	// once more. Default 5 s.
 	ConnectTimeout time.Duration
 	// HeaderTimeout bounds the wait for an answer to begin, from the moment at
 	// which the request is sent completely. Default 30 s; less than 0: none.
@@ -43,10 +45,16 @@ type Config struct {
 	// system's own, like those in memory, are used for one request only. Default:
 	// that of a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// TLS is how https upstreams are verified. Default: by the system's roots.
+	TLS *tls.Config
+	// OfferHTTP2 offers HTTP/2 to them as well, unless the request may switch
+	// protocols. To one that takes it nothing is sent: Do's error is an
+	// *upstream.HTTP2Chosen.
+	OfferHTTP2 bool
 }
 
-// Engine is an upstream.Engine. All targets are taken for plain http, whatever
-// their scheme.
+// Engine is an upstream.Engine. Targets whose scheme is not https are taken for
+// plain http.
 type Engine struct {
 	cfg  Config
 	pool *pool
@@ -106,24 +114,30 @@ func (e *Engine) Do(ctx context.Context, r *upstream.Request) (*upstream.Respons
 	if *buf = head; err != nil {
 		return nil, failure(ctx, err)
 	}
+	c, err := e.connect(ctx, r)
+	if err != nil {
+		return nil, failure(ctx, err)
+	}
+	// Not before: whoever has chosen HTTP/2 gets the whole body.
 	if head, ok, err := appendSmall(head, r, body); err != nil {
+		c.Close()
 		return nil, failure(ctx, err)
 	} else if ok {
 		*buf, body = head, nil
 	}
-	for fresh := false; ; fresh = true {
-		c, err := e.connect(ctx, r.Target, fresh)
-		if err != nil {
-			return nil, failure(ctx, err)
-		}
+	for {
 		x := newExchange(ctx, e, c, r, body)
 		if err = x.do(*buf); err == nil {
 			return x.response(), nil
 		}
-		again := c.used && !fresh && ctx.Err() == nil && x.mayRetry(err)
+		again := c.used && ctx.Err() == nil && x.mayRetry(err)
 		x.abandon()
 		if again && body != nil {
 			body, again = rewind(r)
+		}
+		if again {
+			c, err = e.dial(ctx, r.Target, upstream.HTTP1)
+			again = err == nil
 		}
 		if !again {
 			return nil, failure(ctx, err)
@@ -132,15 +146,31 @@ func (e *Engine) Do(ctx context.Context, r *upstream.Request) (*upstream.Respons
 }
 
 // connect takes a connection from the pool, or makes one.
-func (e *Engine) connect(ctx context.Context, target *url.URL, fresh bool) (*conn, error) {
+func (e *Engine) connect(ctx context.Context, r *upstream.Request) (*conn, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if !fresh {
-		if c := e.pool.take(target.Host); c != nil {
-			return c, nil
-		}
+	if c := e.pool.take(poolKey(r.Target)); c != nil {
+		return c, nil
 	}
+	if e.cfg.OfferHTTP2 && r.Upgrade == "" {
+		return e.dial(ctx, r.Target, upstream.HTTP2, upstream.HTTP1)
+	}
+	return e.dial(ctx, r.Target, upstream.HTTP1)
+}
+
+// poolKey is what the pool knows connections to a target by.
+func poolKey(target *url.URL) string {
+	if isTLS(target) {
+		return "https://" + target.Host
+	}
+	return target.Host
+}
+
+func isTLS(target *url.URL) bool { return target.Scheme == "https" }
+
+// dial makes a connection, on which protocols are offered if it is one over TLS.
+func (e *Engine) dial(ctx context.Context, target *url.URL, protocols ...string) (*conn, error) {
 	within, cancel := context.WithTimeoutCause(ctx, e.cfg.ConnectTimeout, errSlowConnect)
 	defer cancel()
 	nc, err := e.cfg.Dial(within, "tcp", address(target))
@@ -150,14 +180,28 @@ func (e *Engine) connect(ctx context.Context, target *url.URL, fresh bool) (*con
 		}
 		return nil, fmt.Errorf("%w to %s: %w", errNoConnection, target.Host, err)
 	}
-	return newConn(nc, target.Host), nil
+	if !isTLS(target) {
+		return newConn(nc, poolKey(target)), nil
+	}
+	over, err := upstream.Handshake(ctx, nc, target.Hostname(), e.cfg.TLS, e.cfg.ConnectTimeout, protocols...)
+	if err != nil {
+		return nil, fmt.Errorf("%w to %s: %w", errNoConnection, target.Host, err)
+	}
+	if over.ConnectionState().NegotiatedProtocol == upstream.HTTP2 {
+		return nil, &upstream.HTTP2Chosen{Conn: over}
+	}
+	return newConn(over, poolKey(target)), nil
 }
 
 func address(target *url.URL) string {
 	if target.Port() != "" {
 		return target.Host
 	}
-	return net.JoinHostPort(target.Hostname(), "80")
+	port := "80"
+	if isTLS(target) {
+		port = "443"
+	}
+	return net.JoinHostPort(target.Hostname(), port)
 }
 
 func rewind(r *upstream.Request) (body io.Reader, ok bool) {
@@ -178,6 +222,9 @@ func malformed(what string) error { return fmt.Errorf("%w: %s", errMalformed, wh
 
 // failure is what Do returns for err.
 func failure(ctx context.Context, err error) error {
+	if chosen, ok := errors.AsType[*upstream.HTTP2Chosen](err); ok {
+		return chosen
+	}
 	kind := upstream.Unreachable
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {

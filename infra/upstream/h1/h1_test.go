@@ -24,10 +24,11 @@ import (
 
 func TestEngine(t *testing.T) {
 	open := func(t *testing.T, c upstream.Config) upstream.Engine {
-		return open(t, Config{ConnectTimeout: c.ConnectTimeout, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxIdlePerHost: c.MaxIdlePerHost})
+		return open(t, Config{ConnectTimeout: c.ConnectTimeout, HeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxIdlePerHost: c.MaxIdlePerHost, TLS: c.TLS})
 	}
 	enginetest.Run(t, open)
-	enginetest.RunUpgrades(t, open)
+	enginetest.RunTLS(t, open)
+	enginetest.RunHTTP1(t, open)
 }
 
 func open(t testing.TB, c Config) *Engine {
@@ -49,8 +50,14 @@ func eventually(t testing.TB, what string, ok func() bool) {
 }
 
 func TestFieldsKeepOrderAndCase(t *testing.T) {
+	for _, raw := range []func(testing.TB, func(enginetest.Conn, *bufio.Reader)) *enginetest.Upstream{enginetest.Raw, enginetest.RawTLS} {
+		fieldsKeepOrderAndCase(t, raw)
+	}
+}
+
+func fieldsKeepOrderAndCase(t *testing.T, raw func(testing.TB, func(enginetest.Conn, *bufio.Reader)) *enginetest.Upstream) {
 	got := make(chan string, 1)
-	up := enginetest.Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := raw(t, func(c enginetest.Conn, r *bufio.Reader) {
 		var head strings.Builder
 		for line := ""; line != "\r\n"; head.WriteString(line) {
 			line, _ = r.ReadString('\n')
@@ -61,7 +68,7 @@ func TestFieldsKeepOrderAndCase(t *testing.T) {
 	r := up.Get("/?a")
 	r.Header = []upstream.Field{{Name: "x-b", Value: "1"}, {Name: "X-a", Value: "2"}, {Name: "X-B", Value: "3"}}
 	r.Upgrade = "some, other"
-	resp, _ := enginetest.Do(t, open(t, Config{}), r)
+	resp, _ := enginetest.Do(t, open(t, Config{TLS: enginetest.Roots()}), r)
 	if want := "GET /?a HTTP/1.1\r\nHost: " + up.URL.Host + "\r\nx-b: 1\r\nX-a: 2\r\nX-B: 3\r\nConnection: Upgrade\r\nUpgrade: some, other\r\n\r\n"; <-got != want {
 		t.Errorf("sent other than %q", want)
 	}
@@ -205,7 +212,7 @@ func TestLenientWhereNothingIsInDoubt(t *testing.T) {
 // upstream has closed, if only it has done so before.
 func TestDeadPooledConnectionIsNotUsed(t *testing.T) {
 	hungUp := make(chan struct{}, 1)
-	up := enginetest.Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := enginetest.Raw(t, func(c enginetest.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return
@@ -230,7 +237,7 @@ func TestDeadPooledConnectionIsNotUsed(t *testing.T) {
 // request is on its way; and what is in the body may be anybody's to choose.
 func TestBodyToHEADIsNoAnswer(t *testing.T) {
 	for _, framing := range []string{"Content-Length: 43", "Transfer-Encoding: chunked", "X: y"} {
-		up := enginetest.Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+		up := enginetest.Raw(t, func(c enginetest.Conn, r *bufio.Reader) {
 			for late := ""; ; {
 				req, err := http.ReadRequest(r)
 				if err != nil {
@@ -282,7 +289,7 @@ func (b hanging) Read([]byte) (int, error) {
 // Whoever waits for the client's next byte is no reason to go on waiting.
 func TestContextEndsWhileTheBodyIsWaitedFor(t *testing.T) {
 	gone := errors.New("gone")
-	up := enginetest.Raw(t, func(c *net.TCPConn, r *bufio.Reader) { io.Copy(io.Discard, r) })
+	up := enginetest.Raw(t, func(c enginetest.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
 	ctx, cancel := context.WithCancelCause(t.Context())
 	body := hanging{make(chan struct{})}
 	go func() { <-body.reads; cancel(gone) }()
@@ -297,7 +304,7 @@ func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // An upstream that refuses a body may hang up before it has taken it.
 func TestRefusalIsRelayedAlthoughTheBodyBreaksOff(t *testing.T) {
-	up := enginetest.Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := enginetest.Raw(t, func(c enginetest.Conn, r *bufio.Reader) {
 		if _, err := http.ReadRequest(r); err == nil {
 			io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge")
 			io.CopyN(io.Discard, r, 1<<20)
@@ -314,7 +321,7 @@ func TestRefusalIsRelayedAlthoughTheBodyBreaksOff(t *testing.T) {
 // No timeout but the caller's bounds an upload or an answer that goes on.
 func TestHeaderTimeoutIsForTheHeadAlone(t *testing.T) {
 	const timeout = 50 * time.Millisecond
-	up := enginetest.Raw(t, func(c *net.TCPConn, r *bufio.Reader) {
+	up := enginetest.Raw(t, func(c enginetest.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return

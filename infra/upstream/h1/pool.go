@@ -1,7 +1,10 @@
 package h1
 
 import (
+	"crypto/tls"
+	"errors"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -11,9 +14,10 @@ import (
 // conn is a connection to an upstream. At any time it belongs to one exchange,
 // or to the pool.
 type conn struct {
-	net.Conn
-	raw  syscall.RawConn // nil if there is no socket to look at
-	host string          // of the target, by which the pool knows it
+	net.Conn                 // over TLS, perhaps
+	under    net.Conn        // without it
+	raw      syscall.RawConn // nil if there is no socket to look at
+	host     string          // of the target, by which the pool knows it
 
 	peek   func(fd uintptr) // for quiet
 	peeked error
@@ -23,12 +27,36 @@ type conn struct {
 }
 
 func newConn(nc net.Conn, host string) *conn {
-	c := &conn{Conn: nc, host: host}
-	if s, ok := nc.(syscall.Conn); ok {
+	c := &conn{Conn: nc, under: nc, host: host}
+	if over, ok := nc.(*tls.Conn); ok {
+		c.under = over.NetConn()
+	}
+	if s, ok := c.under.(syscall.Conn); ok {
 		c.raw, _ = s.SyscallConn()
 		c.peek = newPeek(c)
 	}
 	return c
+}
+
+// cut ends the connection at once. Close would tell an upstream over TLS first
+// that nothing more comes, and could be waiting for it to listen; and what the
+// upstream says to that would come in time to be taken for an answer.
+func (c *conn) cut() { c.under.Close() }
+
+// past is a deadline at which nothing is waited for.
+var past = time.Unix(1, 0)
+
+// drained reports whether nothing has come in that was decrypted, or is about to
+// be, and that nobody has read. quiet cannot see that.
+func (c *conn) drained() bool {
+	if c.under == c.Conn {
+		return true
+	}
+	if err := c.SetReadDeadline(past); err != nil {
+		return false
+	}
+	_, err := c.Read(make([]byte, 1))
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // pool keeps the connections that no exchange needs. The one used last is used
@@ -78,7 +106,7 @@ func (p *pool) pop(host string) *conn {
 // put keeps a connection for the next request, or closes it.
 func (p *pool) put(c *conn) {
 	c.used, c.since = true, time.Now()
-	if c.raw == nil || !p.keep(c) {
+	if c.raw == nil || !c.drained() || !p.keep(c) {
 		c.Close()
 	}
 }

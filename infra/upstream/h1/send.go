@@ -147,7 +147,7 @@ func (s *sender) run() {
 	s.err = err
 	if s.cause != nil || s.stopped && !s.ended {
 		// The upstream is not to take for complete what is not.
-		s.x.c.Close()
+		s.x.c.cut()
 	} else if !s.isOver {
 		// Sent, or the upstream does not want more: the answer's time begins.
 		_ = s.x.c.SetReadDeadline(s.x.e.answerBy())
