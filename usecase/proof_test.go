@@ -71,9 +71,7 @@ func TestR41_NoticeThatFailsOnceIsDone(t *testing.T) {
 	w := newWorld(t)
 	_, p := w.second("other", "https://other.test")
 	b := w.brokerOf(p)
-	v := w.verified(p)
-	v.SID = "session"
-	_, rec := w.admit(b, elsewhere(p, "", v))
+	_, rec := w.admit(b, elsewhere(p, "", w.verifiedIn(p, "session")))
 	n := domain.LogoutNotice{Issuer: p.Issuer, SID: "session", ID: "once", Until: w.clock.Now().Add(time.Hour)}
 	w.store.sidFailures.Store(2)
 	if ended, err := b.EndByProvider(t.Context(), p.Name, n); err != nil || ended != 1 || !w.gone(rec.DeviceID) {
@@ -113,9 +111,7 @@ func TestR41_NoticeThatWasNotCarriedOutMayComeAgain(t *testing.T) {
 	w := newWorld(t)
 	_, p := w.second("other", "https://other.test")
 	b := w.brokerOf(p)
-	v := w.verified(p)
-	v.SID = "session"
-	_, rec := w.admit(b, elsewhere(p, "", v))
+	_, rec := w.admit(b, elsewhere(p, "", w.verifiedIn(p, "session")))
 	n := domain.LogoutNotice{Issuer: p.Issuer, SID: "session", ID: "again", Until: w.clock.Now().Add(time.Hour)}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // the provider's patience

@@ -209,10 +209,11 @@ func TestLenientWhereNothingIsInDoubt(t *testing.T) {
 }
 
 // A request that must not be sent twice does not go out on a connection that the
-// upstream has closed, if only it has done so before.
+// upstream has closed, if only it has done so before. Over TLS it says so, and TCP
+// goes on.
 func TestDeadPooledConnectionIsNotUsed(t *testing.T) {
 	hungUp := make(chan struct{}, 1)
-	up := enginetest.Raw(t, func(c enginetest.Conn, r *bufio.Reader) {
+	closing := func(c enginetest.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return
@@ -222,17 +223,18 @@ func TestDeadPooledConnectionIsNotUsed(t *testing.T) {
 		_ = c.CloseWrite() // without having said so
 		hungUp <- struct{}{}
 		io.Copy(io.Discard, r)
-	})
-	e := open(t, Config{})
-	for range 50 {
-		if resp, body := enginetest.Do(t, e, up.Post(io.LimitReader(endless{}, 100), 100)); resp.Status != 200 || body != "ok" {
-			t.Fatalf("%d %q", resp.Status, body)
+	}
+	for name, up := range map[string]*enginetest.Upstream{"plain": enginetest.Raw(t, closing), "TLS": enginetest.RawTLS(t, closing)} {
+		e := open(t, Config{TLS: enginetest.Roots()})
+		for range 50 {
+			if resp, body := enginetest.Do(t, e, up.Post(io.LimitReader(endless{}, 100), 100)); resp.Status != 200 || body != "ok" {
+				t.Fatalf("%s: %d %q", name, resp.Status, body)
+			}
+			enginetest.Receive(t, "the upstream's end of the connection", hungUp)
 		}
-		enginetest.Receive(t, "the upstream's end of the connection", hungUp)
 	}
 }
 
-// An answer that must have no body but announces one may send it later.
 // An upstream that sends the body to HEAD as well may do so late, when the next
 // request is on its way; and what is in the body may be anybody's to choose.
 func TestBodyToHEADIsNoAnswer(t *testing.T) {

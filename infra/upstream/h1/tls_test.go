@@ -66,29 +66,6 @@ func TestWhatTLSHoldsIsNoAnswer(t *testing.T) {
 	}
 }
 
-// An upstream that says that nothing more comes has hung up, although TCP goes on.
-func TestConnectionWhoseTLSHasEndedIsNotUsed(t *testing.T) {
-	hungUp := make(chan struct{}, 1)
-	up := enginetest.RawTLS(t, func(c enginetest.Conn, r *bufio.Reader) {
-		req, err := http.ReadRequest(r)
-		if err != nil {
-			return
-		}
-		io.Copy(io.Discard, req.Body)
-		io.WriteString(c, okAnswer)
-		_ = c.CloseWrite()
-		hungUp <- struct{}{}
-		io.Copy(io.Discard, r)
-	})
-	e := open(t, Config{TLS: enginetest.Roots()})
-	for range 50 {
-		if resp, body := enginetest.Do(t, e, up.Post(io.LimitReader(endless{}, 100), 100)); resp.Status != 200 || body != "ok" {
-			t.Fatalf("%d %q", resp.Status, body)
-		}
-		enginetest.Receive(t, "the upstream's end of the connection", hungUp)
-	}
-}
-
 // An upstream that is told of the end before TCP closes could answer in time.
 func TestAnswerBehindTheContextIsNone(t *testing.T) {
 	gone := errors.New("gone")
