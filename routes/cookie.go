@@ -42,6 +42,10 @@ func (h *handlers) cookies(c *fiber.Ctx) (ticket, rest string, err error) {
 	return splitCookies(string(raw), h.cookieName())
 }
 
+// cookieSpace is what some readers trim around a cookie's name. No line break gets
+// here, but this is not the place to rely on that.
+const cookieSpace = " \t\r\n"
+
 func splitCookies(header, name string) (ticket, rest string, err error) {
 	if !strings.Contains(header, name) && !strings.Contains(header, workCookie) {
 		return "", header, nil
@@ -49,16 +53,16 @@ func splitCookies(header, name string) (ticket, rest string, err error) {
 	var kept strings.Builder
 	found := false
 	for pair := range strings.SplitSeq(header, ";") {
-		pair = strings.Trim(pair, " \t")
+		pair = strings.Trim(pair, cookieSpace)
 		if pair == "" {
 			continue
 		}
 		key, value, _ := strings.Cut(pair, "=")
-		if strings.TrimRight(key, " \t") == name {
+		if strings.TrimRight(key, cookieSpace) == name {
 			if found {
 				return "", "", errTwoTickets
 			}
-			found, ticket = true, strings.TrimLeft(value, " \t")
+			found, ticket = true, strings.TrimLeft(value, cookieSpace)
 			continue
 		}
 		if isWorkCookie(key) {
